@@ -1,0 +1,12 @@
+"""Names of the HTTP headers that one side sets and the other, or a client, reads."""
+
+REQUEST_ID = "X-Request-Id"
+SEED = "X-TTS-Seed"
+MODEL = "X-TTS-Model"
+VOICE = "X-TTS-Voice"
+IGNORED_FIELDS = "X-TTS-Ignored-Fields"
+# nginx would hold a stream back to fill its buffers; this tells it not to.
+ACCEL_BUFFERING = "X-Accel-Buffering"
+
+SEGMENTS_PATH = "/v1/segments"
+SEGMENT_CONTENT_TYPE = "application/vnd.chatterbox-gateway.frames"
