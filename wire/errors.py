@@ -43,7 +43,7 @@ class ErrorCode(StrEnum):
 
 
 class Traits(NamedTuple):
-    """What a code implies. `retryable` answers the receiver's question: may the same request succeed elsewhere or later?"""
+    """What a code implies; `retryable`: the same request may succeed elsewhere or later."""
 
     status: int
     type: str
@@ -135,10 +135,15 @@ class TtsError(Exception):
         """
         error = body.get("error") if isinstance(body, Mapping) else None
         if not isinstance(error, Mapping):
-            return cls(ErrorCode.SEGMENT_FAILED, f"unreadable error from the other side: {str(body)[:200]}")
-        try:
-            code = ErrorCode(str(error.get("code")))
-        except ValueError:
-            code = ErrorCode.SEGMENT_FAILED
-        param = error.get("param")
-        return cls(code, str(error.get("message", "")), param=param if isinstance(param, str) else None)
+            # Only text is quoted: the text of deeply nested lists exhausts the stack.
+            shown = body[:200] if isinstance(body, str) else type(body).__name__
+            return cls(ErrorCode.SEGMENT_FAILED, f"unreadable error from the other side: {shown}")
+        code, message, param = (_text(error.get(name)) for name in ("code", "message", "param"))
+        return cls(_BY_TEXT.get(code or "", ErrorCode.SEGMENT_FAILED), message or "", param=param)
+
+
+_BY_TEXT = {str(code): code for code in ErrorCode}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

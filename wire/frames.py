@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from wire.segment import MAX_CHECKPOINT_BYTES
+
 _HEADER = struct.Struct(">BI")
 
 # One second of 24 kHz PCM is 48 kB and a checkpoint is "small": a longer announcement is a broken or hostile peer.
@@ -37,7 +39,7 @@ class Frame(NamedTuple):
         """
         try:
             value = json.loads(self.payload)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FrameError(f"{self.type.name} frame holds no JSON: {error}") from None
         if not isinstance(value, dict):
             raise FrameError(f"{self.type.name} frame holds {type(value).__name__}, not an object")
@@ -52,12 +54,17 @@ def encode_frame(type_: FrameType, payload: bytes | Mapping[str, Any]) -> bytes:
     """Return the bytes of one frame; a mapping is written as JSON.
 
     Raises:
-        FrameError: the payload is longer than `MAX_PAYLOAD_BYTES`.
+        FrameError: the payload is longer than a frame of this type may be.
     """
     data = payload if isinstance(payload, bytes) else json.dumps(payload, separators=(",", ":")).encode()
-    if len(data) > MAX_PAYLOAD_BYTES:
-        raise FrameError(f"a payload of {len(data)} bytes exceeds {MAX_PAYLOAD_BYTES}")
+    if len(data) > _limit(type_):
+        raise FrameError(f"a payload of {len(data)} bytes exceeds the {_limit(type_)} of {type_.name}")
     return _HEADER.pack(type_, len(data)) + data
+
+
+def _limit(type_: int) -> int:
+    # The gateway hands a checkpoint on in a JSON request, so that one is held shorter than audio.
+    return MAX_CHECKPOINT_BYTES if type_ == FrameType.CHECKPOINT else MAX_PAYLOAD_BYTES
 
 
 class FrameReader:
@@ -70,13 +77,13 @@ class FrameReader:
         """Yield each frame that is complete by now; frames of an unknown type are skipped.
 
         Raises:
-            FrameError: a frame announces more than `MAX_PAYLOAD_BYTES`, or audio of an odd number of bytes.
+            FrameError: a frame announces more than its type may have, or audio of an odd number of bytes.
         """
         self._buffer += data
         while len(self._buffer) >= _HEADER.size:
             type_byte, length = _HEADER.unpack_from(self._buffer)
-            if length > MAX_PAYLOAD_BYTES:
-                raise FrameError(f"frame {chr(type_byte)!r} announces {length} bytes, more than {MAX_PAYLOAD_BYTES}")
+            if length > _limit(type_byte):
+                raise FrameError(f"frame {chr(type_byte)!r} announces {length} bytes, more than {_limit(type_byte)}")
             end = _HEADER.size + length
             if len(self._buffer) < end:
                 return

@@ -6,6 +6,7 @@ An unknown `type` or field is ignored by both sides (`parse` returns None), so t
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -158,9 +159,11 @@ def parse(text: str) -> Message | None:
         return None
     known = {f.name: body[f.name] for f in fields(cls) if f.name in body}
     try:
+        json.dumps(body, ensure_ascii=False).encode()  # half of a surrogate pair could never be shown to anybody
         message: Message = cls(**{name: _READ.get(name, _same)(value) for name, value in known.items()})
         _check(message)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    # Overflow: Infinity and integers of 400 digits are numbers to JSON. Recursion: from the text of nested lists.
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise LinkError(f"bad {cls.TYPE}: {error}") from None
     return message
 
@@ -204,7 +207,9 @@ def _model(item: Mapping[str, Any]) -> ModelInfo:
 
 
 def _figures(value: Any) -> dict[str, float]:
-    return {str(name)[:64]: float(figure) for name, figure in list(dict(value).items())[:64]}
+    figures = {str(name)[:64]: float(figure) for name, figure in list(dict(value).items())[:64]}
+    # NaN would make the gateway's own JSON unreadable to browsers; a figure that is none is left out.
+    return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
 
 def _texts(value: Any) -> dict[str, str]:
@@ -227,6 +232,10 @@ _READ: dict[str, Any] = {
     "worker": str,
     "epoch": str,
     "device": str,
+    "gateway": str,
+    "status_interval_seconds": float,
+    "code": str,
+    "message": lambda value: str(value)[:500],
     "detail": lambda value: str(value)[:500],
 }
 
@@ -245,3 +254,5 @@ def _check(message: Message) -> None:
         raise ValueError(f"slots {message.slots} is not from 1 to 4096")
     if isinstance(message, Status) and (message.in_flight < 0 or message.steps < 0):
         raise ValueError("in_flight and steps count from 0")
+    if isinstance(message, Welcome) and not 0.01 <= message.status_interval_seconds <= 60:  # also false for NaN
+        raise ValueError(f"status_interval_seconds {message.status_interval_seconds} is not from 0.01 to 60")

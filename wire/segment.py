@@ -45,7 +45,9 @@ class Range:
 
 
 def _shown(value: object) -> str:
-    return f"{type(value).__name__} {str(value)[:40]!r}"
+    # Lists and objects by type only: the text of deeply nested ones exhausts the stack.
+    flat = value is None or isinstance(value, str | bool)
+    return f"{type(value).__name__} {str(value)[:40]!r}" if flat else type(value).__name__
 
 
 SPEED = Range(0.25, 4.0)
@@ -79,7 +81,7 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class SegmentRequest:
-    """What a worker needs to speak one segment. `seed` is decided by the gateway, so that any worker speaks the same."""
+    """What a worker needs to speak one segment. The gateway decides `seed`, so that any worker speaks the same."""
 
     request_id: str
     index: int
@@ -125,6 +127,10 @@ class SegmentRequest:
         if language is not None and not isinstance(language, str):
             raise _invalid("language", "must be a string or null")
         text = _typed(body, "text", str)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise _invalid("text", "holds half of a surrogate pair") from None
         if not 0 < len(text) <= MAX_SEGMENT_CHARACTERS:
             raise _invalid("text", f"must have 1 to {MAX_SEGMENT_CHARACTERS} characters, has {len(text)}")
         return cls(
@@ -136,7 +142,9 @@ class SegmentRequest:
             seed=_whole(body, "seed", 0, MAX_SEED),
             language=language,
             speed=SPEED.check("speed", body.get("speed", 1.0)),
-            parameters={name: PARAMETERS[name].check(name, parameters[name]) for name in PARAMETERS if name in parameters},
+            parameters={
+                name: PARAMETERS[name].check(name, parameters[name]) for name in PARAMETERS if name in parameters
+            },
             resume=_resume(body.get("resume")),
         )
 

@@ -1,0 +1,232 @@
+"""Messages of the control link: what is sent is what is read, and nothing that is sent can break the reader."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wire.link import (
+    Command,
+    Hello,
+    LinkError,
+    Message,
+    ModelInfo,
+    Order,
+    Refused,
+    Status,
+    Welcome,
+    WorkerState,
+    encode,
+    parse,
+)
+
+NAMES = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
+TEXTS = st.text(max_size=60)
+STRINGS = st.lists(TEXTS, max_size=3).map(tuple)
+COUNTS = st.integers(min_value=0, max_value=2**53)
+SLOTS = st.integers(min_value=1, max_value=4096)
+FIGURES = st.dictionaries(TEXTS, st.floats(allow_nan=False, allow_infinity=False), max_size=4)
+MODELS = st.builds(
+    ModelInfo,
+    id=NAMES,
+    sample_rate=st.integers(min_value=8_000, max_value=48_000),
+    voices=st.lists(TEXTS, min_size=1, max_size=3).map(tuple),
+    languages=STRINGS,
+    scripts=STRINGS,
+    parameters=STRINGS,
+    max_segment_characters=st.integers(min_value=16, max_value=8192),
+    cloning=st.booleans(),
+)
+MESSAGES: st.SearchStrategy[Message] = st.one_of(
+    st.builds(
+        Hello,
+        worker=NAMES,
+        epoch=st.text(min_size=1, max_size=64),
+        port=st.integers(min_value=1, max_value=65535),
+        slots=SLOTS,
+        device=TEXTS,
+        models=st.lists(MODELS, min_size=1, max_size=3).map(tuple),
+        state=st.sampled_from(WorkerState),
+        protocol=COUNTS,
+        split=STRINGS,
+        versions=st.dictionaries(TEXTS, TEXTS, max_size=4),
+    ),
+    st.builds(
+        Status,
+        state=st.sampled_from(WorkerState),
+        in_flight=COUNTS,
+        steps=COUNTS,
+        slots=SLOTS,
+        models=st.lists(MODELS, max_size=3).map(tuple),
+        voices=STRINGS,
+        gpu=FIGURES,
+        detail=TEXTS,
+    ),
+    st.builds(Welcome, gateway=TEXTS, status_interval_seconds=st.floats(min_value=0.01, max_value=60)),
+    st.builds(Refused, code=TEXTS, message=TEXTS),
+    st.builds(Order, command=st.sampled_from(Command)),
+)
+# What JSON can hold, and what Python's reader takes for JSON besides: NaN, Infinity, half a surrogate pair.
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text() | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+MODEL = {"id": "tone", "sample_rate": 24_000, "voices": ["a"], "languages": ["en"]}
+HELLO: dict[str, Any] = {
+    "type": "hello",
+    "worker": "w0",
+    "epoch": "e",
+    "port": 8100,
+    "slots": 2,
+    "device": "cpu",
+    "models": [MODEL],
+}
+STATUS: dict[str, Any] = {"type": "status", "state": "ready", "in_flight": 0, "steps": 0, "slots": 2}
+WELCOME: dict[str, Any] = {"type": "welcome", "gateway": "g"}
+REFUSED: dict[str, Any] = {"type": "refused", "code": "link_refused", "message": "no"}
+ORDER: dict[str, Any] = {"type": "order", "command": "drain"}
+ALL = (HELLO, STATUS, WELCOME, REFUSED, ORDER)
+FIELDS = [(body, name) for body in ALL for name in body if name != "type"]
+
+
+@given(MESSAGES)
+def test_what_is_sent_is_what_is_read(message: Message) -> None:
+    assert parse(encode(message)) == message
+
+
+@given(MESSAGES)
+def test_a_message_is_one_line_that_begins_with_its_type(message: Message) -> None:
+    line = encode(message)
+    assert line.startswith(f'{{"type":"{message.TYPE}"')
+    assert "\n" not in line
+
+
+@given(st.text())
+def test_no_text_raises_anything_but_a_link_error(text: str) -> None:
+    with contextlib.suppress(LinkError):
+        parse(text)
+
+
+@given(st.sampled_from(ALL), st.dictionaries(st.text(), ANYTHING, max_size=3), st.data())
+def test_no_value_of_a_field_raises_anything_but_a_link_error(
+    body: dict[str, Any], extra: dict[str, Any], data: st.DataObject
+) -> None:
+    optional = ["state", "protocol", "split", "versions", "voices", "gpu", "detail", "status_interval_seconds"]
+    name = data.draw(st.sampled_from([*body, *optional]))
+    text = json.dumps(extra | body | {name: data.draw(ANYTHING)})
+    with contextlib.suppress(LinkError):
+        parse(text)
+
+
+@given(st.sampled_from(sorted([*MODEL, "scripts", "parameters", "max_segment_characters", "cloning"])), ANYTHING)
+def test_no_value_of_a_model_raises_anything_but_a_link_error(name: str, value: Any) -> None:
+    with contextlib.suppress(LinkError):
+        parse(json.dumps(HELLO | {"models": [MODEL | {name: value}]}))
+
+
+@pytest.mark.parametrize("depth", [10, 400, 900, 930, 940, 950, 960, 970, 980, 990, 100_000])
+@pytest.mark.parametrize("name", ["worker", "models", "split", "state", "versions"])
+def test_nesting_of_any_depth_is_a_link_error_or_nothing(name: str, depth: int) -> None:
+    inner = "[" * depth + "]" * depth
+    text = json.dumps(HELLO | {name: "HERE"}).replace('"HERE"', inner)
+    with pytest.raises(LinkError):
+        parse(text)
+
+
+@pytest.mark.parametrize(("body", "name"), FIELDS)
+def test_a_message_without_a_required_field_is_refused(body: dict[str, Any], name: str) -> None:
+    with pytest.raises(LinkError, match=f"bad {body['type']}"):
+        parse(json.dumps({key: value for key, value in body.items() if key != name}))
+
+
+@pytest.mark.parametrize(
+    ("body", "change"),
+    [
+        (HELLO, {"worker": "UPPER"}),
+        (HELLO, {"worker": ""}),
+        (HELLO, {"worker": "a" * 65}),
+        (HELLO, {"worker": "../etc"}),
+        (HELLO, {"epoch": ""}),
+        (HELLO, {"epoch": "e" * 65}),
+        (HELLO, {"port": 0}),
+        (HELLO, {"port": 65536}),
+        (HELLO, {"port": float("inf")}),
+        (HELLO, {"slots": 0}),
+        (HELLO, {"slots": 4097}),
+        (HELLO, {"state": "asleep"}),
+        (HELLO, {"models": []}),
+        (HELLO, {"models": [MODEL] * 17}),
+        (HELLO, {"models": "tone"}),
+        (HELLO, {"models": [None]}),
+        (HELLO, {"models": [MODEL | {"id": "Tone!"}]}),
+        (HELLO, {"models": [MODEL | {"sample_rate": 7999}]}),
+        (HELLO, {"models": [MODEL | {"sample_rate": float("nan")}]}),
+        (HELLO, {"models": [MODEL | {"voices": []}]}),
+        (HELLO, {"models": [MODEL | {"voices": [1]}]}),
+        (HELLO, {"models": [MODEL | {"voices": "heart"}]}),
+        (HELLO, {"models": [MODEL | {"max_segment_characters": 15}]}),
+        (HELLO, {"models": [MODEL | {"max_segment_characters": 8193}]}),
+        (STATUS, {"in_flight": -1}),
+        (STATUS, {"steps": -1}),
+        (STATUS, {"slots": 0}),
+        (STATUS, {"state": None}),
+        (STATUS, {"gpu": [1]}),
+        (STATUS, {"gpu": {"watts": "many"}}),
+        (STATUS, {"gpu": {"watts": 10**400}}),
+        (WELCOME, {"status_interval_seconds": 0}),
+        (WELCOME, {"status_interval_seconds": -1}),
+        (WELCOME, {"status_interval_seconds": 61}),
+        (WELCOME, {"status_interval_seconds": float("nan")}),
+        (WELCOME, {"status_interval_seconds": "often"}),
+        (ORDER, {"command": "dance"}),
+    ],
+)
+def test_an_impossible_value_is_refused(body: dict[str, Any], change: dict[str, Any]) -> None:
+    parse(json.dumps(body))
+    with pytest.raises(LinkError, match=f"bad {body['type']}"):
+        parse(json.dumps(body | change))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "1", '"hello"', "[" * 100_000])
+def test_what_is_no_object_is_refused(text: str) -> None:
+    with pytest.raises(LinkError):
+        parse(text)
+
+
+@pytest.mark.parametrize("body", [{}, {"type": None}, {"type": "farewell"}, {"type": ["hello"]}])
+def test_a_message_of_an_unknown_type_is_nothing(body: dict[str, Any]) -> None:
+    assert parse(json.dumps(body)) is None
+
+
+@pytest.mark.parametrize("body", ALL)
+def test_an_unknown_field_is_ignored(body: dict[str, Any]) -> None:
+    assert parse(json.dumps(body | {"mood": "good"})) == parse(json.dumps(body))
+
+
+def test_a_gpu_figure_that_is_no_number_is_left_out() -> None:
+    status = parse(json.dumps(STATUS | {"gpu": {"watts": float("nan"), "limit": float("inf"), "celsius": 60}}))
+    assert isinstance(status, Status)
+    assert status.gpu == {"celsius": 60.0}
+
+
+def test_what_only_people_read_is_shortened_not_refused() -> None:
+    status = parse(json.dumps(STATUS | {"detail": "x" * 10_000}))
+    assert isinstance(status, Status)
+    assert status.detail == "x" * 500
+
+
+def test_the_first_voice_is_the_default() -> None:
+    hello = parse(json.dumps(HELLO | {"models": [MODEL | {"voices": ["b", "a"]}]}))
+    assert isinstance(hello, Hello)
+    assert hello.models[0].default_voice == "b"
+
+
+def test_half_of_a_surrogate_pair_breaks_the_protocol():
+    with pytest.raises(LinkError):
+        parse('{"type": "status", "state": "ready", "in_flight": 0, "steps": 0, "slots": 1, "detail": "\\ud800"}')
