@@ -1,0 +1,71 @@
+"""The composition root: what a failure of the model or of the engine means for the process."""
+
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.worker.harness import Client, config, eventually, gateway, segment
+from wire.link import Command
+from worker.app import Worker, build_model
+from worker.config import Address, Config, ToneOptions
+from worker.models.tone import ToneModel
+
+
+class Stubborn(ToneModel):
+    def load(self) -> None:
+        raise FileNotFoundError("no weights here")
+
+
+class Mortal(ToneModel):
+    def step(self, states: Any) -> Any:
+        raise SystemExit("the end")
+
+
+class Trapped(ToneModel):
+    """Loads once."""
+
+    loads = 0
+
+    def load(self) -> None:
+        self.loads += 1
+        if self.loads > 1:
+            raise OSError("the disk has gone")
+
+
+async def test_a_model_that_does_not_load_ends_the_process_with_1_and_the_gateway_knows_why() -> None:
+    async with gateway() as peer:
+        settings = config(gateways=(Address("127.0.0.1", peer.port),))
+        worker = Worker(settings, Stubborn(ToneOptions(load_seconds=0)))
+        await worker.start()
+        assert await worker.wait_stopped() == 1
+        assert worker.report()["state"] == "failed"
+        assert worker.report()["reason"] == "FileNotFoundError: no weights here"
+
+
+async def test_a_model_that_does_not_load_again_ends_the_process_too() -> None:
+    async with gateway() as peer:
+        worker = Worker(config(gateways=(Address("127.0.0.1", peer.port),)), Trapped(ToneOptions()))
+        await worker.start()
+        await eventually(lambda: peer.states[-1:] == ["ready"])
+        await peer.order(Command.UNLOAD)
+        await peer.order(Command.LOAD)
+        assert await worker.wait_stopped() == 1
+        await eventually(lambda: peer.states[-1] == "failed")
+        assert peer.statuses[-1].detail == "OSError: the disk has gone"
+
+
+async def test_an_engine_that_dies_ends_the_process_with_1() -> None:
+    worker = Worker(config(), Mortal(ToneOptions()))
+    await worker.start()
+    await eventually(lambda: worker.report()["state"] == "ready")
+    async with aiohttp.ClientSession() as http:
+        answer = await Client(http, worker.port).speak(segment())
+    assert answer.kinds == "ME"
+    assert await worker.wait_stopped() == 1
+    assert "SystemExit" in worker.report()["reason"]
+
+
+@pytest.mark.parametrize("model", ["tone", "embedded"])
+def test_each_model_has_the_id_by_which_it_is_asked_for(model: str) -> None:
+    assert build_model(Config(id="w", model=model)).info().id == model

@@ -1,0 +1,289 @@
+"""The composition root of a worker: builds every part, and owns the order in which they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import platform
+import time
+import uuid
+from collections.abc import Coroutine
+from importlib import metadata
+from typing import Any
+
+from aiohttp import web
+
+from wire.link import Command, Hello, Status, WorkerState
+from worker.api import Api, Slots
+from worker.config import Config
+from worker.engine import Engine, EngineDied
+from worker.lifecycle import Event, IllegalTransition, Lifecycle
+from worker.link import Link
+from worker.metrics import Metrics
+from worker.models.base import SpeechModel
+
+log = logging.getLogger("worker.app")
+
+_STOP_ENGINE_SECONDS = 2.0
+_STOP_LISTENER_SECONDS = 2.0
+_DISTRIBUTIONS = ("chatterbox-gateway", "aiohttp", "numpy", "hibari-tts")
+
+
+class Worker:
+    """One worker; two fit in one process. Call `start`, then `wait_stopped`; `request_stop` ends the wait."""
+
+    def __init__(self, config: Config, model: SpeechModel[Any]) -> None:
+        self._config = config
+        self._epoch = uuid.uuid4().hex
+        self._began = time.monotonic()
+        self._versions = _versions()
+        self._lifecycle = Lifecycle()
+        self._metrics = Metrics()
+        self._slots = Slots(config.slots)
+        self._engine = Engine(model, batch=config.batch, metrics=self._metrics)
+        self._links = [self._link(index) for index in range(len(config.gateways))]
+        self._metrics.observe(
+            slots=config.slots, in_flight=lambda: self._engine.in_flight, state=lambda: self._lifecycle.state
+        )
+        for link in self._links:
+            self._lifecycle.on_change(link.announce)
+        api = Api(
+            engine=self._engine,
+            lifecycle=self._lifecycle,
+            slots=self._slots,
+            metrics=self._metrics,
+            token=config.token,
+            report=self.report,
+        )
+        # aiohttp's default lets the handler of a caller who hung up run on, with its slot and its share of the device.
+        self._runner = web.AppRunner(
+            api.application(), handler_cancellation=True, shutdown_timeout=_STOP_LISTENER_SECONDS, access_log=None
+        )
+        self._port = config.port  # the real one, once the listener has it
+        self._detail = ""  # why the last order was not obeyed
+        # Loading and unloading take turns, in the order in which they were asked for.
+        self._model_turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stop_requests = 0
+        self._stop = asyncio.Event()
+        self._stop_at_once = asyncio.Event()
+
+    @property
+    def port(self) -> int:
+        """Port of the data listener."""
+        return self._port
+
+    async def start(self) -> None:
+        """Open the listener, dial the gateways and begin to load; `/readyz` says when that is done.
+
+        Raises:
+            OSError: the address is taken.
+        """
+        # The listener first: from here on /livez answers, however long the model takes.
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self._config.host, self._config.port).start()
+        self._port = self._runner.addresses[0][1]
+        log.info("worker=%s epoch=%s listening=%s:%d", self._config.id, self._epoch, self._config.host, self._port)
+        # Then the engine, which has nothing to do yet, and somebody who notices if it dies.
+        self._engine.start()
+        self._spawn(self._watch_engine())
+        # The links before the model, so that the gateways see it loading.
+        for link in self._links:
+            self._spawn(link.run())
+        self._lifecycle.handle(Event.LOAD)
+        self._spawn(self._load())
+
+    def request_stop(self) -> None:
+        """Drain, then stop; a second request stops at once. Safe in a signal handler of the loop."""
+        self._stop_requests += 1
+        self._stop.set()
+        if self._stop_requests > 1:
+            self._stop_at_once.set()
+
+    async def wait_stopped(self) -> int:
+        """Wait for `request_stop` or a failure and shut down in order; return the exit code, 1 after a failure."""
+        await self._stop.wait()
+        # 1. Nothing new. The links stay up, and the gateways learn it now; a segment under way to us gets a 503.
+        if self._lifecycle.state is WorkerState.READY:
+            self._lifecycle.handle(Event.DRAIN, "stopping")
+        # 2. Finish what is held, down to the last byte, unless there is no time or no model to finish it.
+        if self._lifecycle.state is not WorkerState.FAILED:
+            await self._wait_drained()
+        if self._lifecycle.state is not WorkerState.FAILED:  # it may have failed meanwhile
+            self._lifecycle.handle(Event.STOP)
+        # 3. Say farewell on the links, so that no gateway has to wait for a silence.
+        await asyncio.gather(*(link.close() for link in self._links))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # 4. The engine ends after its present step. What is left gets an error frame, which a gateway can act upon.
+        await self._engine.stop(_STOP_ENGINE_SECONDS)
+        # 5. The listener last: it writes those error frames.
+        await self._runner.cleanup()
+        return 1 if self._lifecycle.state is WorkerState.FAILED else 0
+
+    def report(self) -> dict[str, Any]:
+        """Return the JSON of `/health`."""
+        return {
+            "id": self._config.id,
+            "epoch": self._epoch,
+            "state": self._lifecycle.state,
+            "reason": self._lifecycle.reason,
+            "model": self._engine.info.id,
+            "device": self._config.device,
+            "slots": self._slots.count,
+            "slots_held": self._slots.held,
+            "in_flight": self._engine.in_flight,
+            "steps": self._engine.steps,
+            "uptime_seconds": round(time.monotonic() - self._began, 3),
+            "versions": self._versions,
+            "links": [link.report() for link in self._links],
+        }
+
+    def _link(self, index: int) -> Link:
+        return Link(
+            self._config.gateways[index],
+            token=self._config.token,
+            hello=self._hello,
+            status=self._status,
+            obey=self._obey,
+        )
+
+    def _hello(self) -> Hello:
+        return Hello(
+            worker=self._config.id,
+            epoch=self._epoch,
+            port=self._port,
+            slots=self._slots.count,
+            device=self._config.device,
+            models=(self._engine.info,),
+            state=self._lifecycle.state,
+            versions=self._versions,
+        )
+
+    def _status(self) -> Status:
+        info = self._engine.info
+        return Status(
+            state=self._lifecycle.state,
+            in_flight=self._engine.in_flight,
+            steps=self._engine.steps,
+            slots=self._slots.count,
+            models=(info,),
+            voices=info.voices if self._lifecycle.takes_segments else (),
+            detail=self._detail or self._lifecycle.reason,
+        )
+
+    def _obey(self, command: Command) -> None:
+        """Do what a gateway orders, or say in the status why not."""
+        try:
+            if self._stop_requests:
+                # An undrain would take back what the operator of this very process has asked for.
+                raise IllegalTransition(f"a worker that is stopping cannot {command}")
+            self._lifecycle.handle(_EVENTS[command], "ordered")
+        except IllegalTransition as error:
+            log.warning("order=%s refused: %s", command, error)
+            self._detail = str(error)
+            for link in self._links:
+                link.announce()
+            return
+        self._detail = ""
+        if command is Command.LOAD:
+            self._spawn(self._load())
+        elif command is Command.UNLOAD:
+            self._spawn(self._unload())
+
+    async def _load(self) -> None:
+        """Bring the model from `loading` to `ready`, or the worker to `failed`."""
+        async with self._model_turn:
+            try:
+                await self._engine.load()
+                self._lifecycle.handle(Event.LOADED)
+                await self._engine.warm_up()
+                self._lifecycle.handle(Event.WARMED)
+            except IllegalTransition as error:
+                log.info("model=%s loaded too late: %s", self._engine.info.id, error)  # stopped or failed meanwhile
+            except Exception as error:  # boundary: whatever a model raises while loading means the same
+                log.exception("model=%s did not load", self._engine.info.id)
+                self._give_up(f"{type(error).__name__}: {error}")
+
+    async def _unload(self) -> None:
+        async with self._model_turn:
+            try:
+                await self._engine.unload()
+            except Exception as error:  # boundary: as above
+                log.exception("model=%s did not unload", self._engine.info.id)
+                self._give_up(f"{type(error).__name__}: {error}")
+
+    async def _watch_engine(self) -> None:
+        try:
+            await self._engine.wait_died()
+        except EngineDied as error:
+            self._give_up(str(error))
+
+    def _give_up(self, reason: str) -> None:
+        """Fail, for good: a process that cannot speak must end, so that its supervisor starts a better one."""
+        # At the end already: a load that was cut short by the stop, or by the failure that was reported first.
+        if self._lifecycle.state not in (WorkerState.STOPPED, WorkerState.FAILED):
+            self._lifecycle.handle(Event.FAIL, reason)
+        self._stop.set()
+
+    async def _wait_drained(self) -> None:
+        """Wait until no slot is held, at most for the drain timeout, not at all after a second request.
+
+        The slots and not the engine, which is done before a gateway that reads slowly has all of it.
+        """
+        drained = asyncio.create_task(self._slots.wait_free())
+        at_once = asyncio.create_task(self._stop_at_once.wait())
+        try:
+            await asyncio.wait(
+                (drained, at_once),
+                timeout=self._config.drain_timeout_seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if not drained.done():
+                log.warning("stopping with slots_held=%d", self._slots.held)
+        finally:
+            drained.cancel()
+            at_once.cancel()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine beside the others until the end; the set keeps it from being collected."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A link that has died of a bug would leave a worker that runs and that nobody sees.
+            log.error("a task of the worker died", exc_info=error)
+            self._give_up(f"{type(error).__name__}: {error}")
+
+
+_EVENTS = {
+    Command.DRAIN: Event.DRAIN,
+    Command.UNDRAIN: Event.UNDRAIN,
+    Command.LOAD: Event.LOAD,
+    Command.UNLOAD: Event.UNLOAD,
+}
+
+
+def build_model(config: Config) -> SpeechModel[Any]:
+    """Return the model that the configuration names; only its own module is imported."""
+    if config.model == "tone":
+        from worker.models.tone import ToneModel
+
+        return ToneModel(config.tone)
+    from worker.models.embedded import EmbeddedModel
+
+    return EmbeddedModel()
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,279 @@
+"""What a worker is told at start: flags, then environment, then defaults, read once into one frozen object."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+MODELS = ("embedded", "tone")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+_DEFAULT_SLOTS = {"embedded": 2, "tone": 4}
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_FIRST_PORT = 8100
+
+
+class ConfigError(Exception):
+    """A sentence for the operator: which option, what is wrong with it, what would be right."""
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ToneOptions:
+    """How the tone model misbehaves. Chunk counts are within one attempt at a segment; None means never."""
+
+    realtime_factor: float = 0.0
+    overhead_seconds: float = 0.0
+    load_seconds: float = 0.0
+    fail_after_chunks: int | None = None
+    exit_after_chunks: int | None = None
+    stall_after_chunks: int | None = None
+    hang_after_chunks: int | None = None
+    fail_first_segments: int = 0
+    reject: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One worker. `port` 0 takes any free port; `token` empty means that anybody on this host may ask."""
+
+    id: str
+    index: int = 0
+    model: str = "embedded"
+    host: str = "127.0.0.1"
+    port: int = _FIRST_PORT
+    gateways: tuple[Address, ...] = ()
+    token: str = field(default="", repr=False)
+    slots: int = 2
+    batch: int = 2
+    device: str = "cpu"
+    drain_timeout_seconds: float = 60.0
+    log_level: str = "info"
+    uvloop: bool = False
+    tone: ToneOptions = ToneOptions()
+
+    @classmethod
+    def from_environment(cls, arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
+        """Read the options; an environment variable that is empty counts as absent.
+
+        Raises:
+            ConfigError: a value that is impossible, alone or together with another.
+            SystemExit: `--help`, or an option that does not exist (argparse has printed why).
+        """
+        given = _Given(vars(_parser().parse_args(arguments)), environment)
+        model = given.choice("model", "embedded", MODELS)
+        index = given.whole("index", 0, 0, 999)
+        slots = given.whole("slots", _DEFAULT_SLOTS[model], 1, 4096)
+        host = given.text("host", "127.0.0.1")
+        token = _token(given)
+        if not token and not _is_loopback(host):
+            raise ConfigError(
+                f"--host {host} is reachable from other hosts, so the fleet needs a token: set TTS_WORKER_TOKEN or "
+                "--token-file, or listen on a loopback address."
+            )
+        batch = given.whole("batch", slots, 1, 4096)
+        if batch > slots:
+            raise ConfigError(f"--batch {batch} exceeds --slots {slots}: places that no lease could ever fill.")
+        id_ = given.text("id", f"worker-{index}")
+        if not _NAME.fullmatch(id_):
+            raise ConfigError(f"--id {id_!r} must be 1 to 64 of a-z 0-9 . _ - and begin with a letter or a digit.")
+        return cls(
+            id=id_,
+            index=index,
+            model=model,
+            host=host,
+            port=given.whole("port", _FIRST_PORT + index, 0, 65535),
+            gateways=_addresses(given.text("gateways", "127.0.0.1:8081")),
+            token=token,
+            slots=slots,
+            batch=batch,
+            device=given.text("device", "cpu"),
+            drain_timeout_seconds=given.seconds("drain_timeout", 60.0),
+            log_level=given.choice("log_level", "info", LOG_LEVELS),
+            uvloop=given.switch("uvloop"),
+            tone=_tone(given, model),
+        )
+
+
+class _Option(NamedTuple):
+    flag: str
+    variable: str | None
+    help: str
+    is_switch: bool = False
+
+
+# One line an option, in the order of --help.
+OPTIONS = (
+    _Option("--model", "TTS_WORKER_MODEL", f"the model to serve: {' or '.join(MODELS)} (default embedded)"),
+    _Option("--index", "TTS_WORKER_INDEX", "number of this worker on this host, usually its GPU (default 0)"),
+    _Option("--id", "TTS_WORKER_ID", "name in the fleet (default worker-<index>)"),
+    _Option("--host", "TTS_WORKER_HOST", "address of the data listener (default 127.0.0.1)"),
+    _Option("--port", "TTS_WORKER_PORT", "port of the data listener, 0 for any free one (default 8100 + index)"),
+    _Option(
+        "--gateways", "TTS_GATEWAYS", "host:port[,host:port...] to register with, or none (default 127.0.0.1:8081)"
+    ),
+    _Option(
+        "--token-file", "TTS_WORKER_TOKEN_FILE", "file that holds the fleet's token; TTS_WORKER_TOKEN holds it itself"
+    ),
+    _Option("--slots", "TTS_WORKER_SLOTS", "segments taken at once (default 2 for embedded, 4 for tone)"),
+    _Option("--batch", "TTS_WORKER_BATCH", "segments spoken in one step; the rest wait in line here (default: slots)"),
+    _Option("--device", "TTS_WORKER_DEVICE", "device of the model (default cpu)"),
+    _Option(
+        "--drain-timeout", "TTS_WORKER_DRAIN_TIMEOUT", "seconds that a stop waits for running segments (default 60)"
+    ),
+    _Option("--log-level", "TTS_WORKER_LOG_LEVEL", f"{', '.join(LOG_LEVELS)} (default info)"),
+    _Option("--uvloop", "TTS_WORKER_UVLOOP", "run on uvloop, if it is installed", is_switch=True),
+    _Option("--tone-realtime-factor", None, "tone: seconds per second of audio (default 0: at once)"),
+    _Option("--tone-overhead-seconds", None, "tone: fixed work before the first chunk of a segment (default 0)"),
+    _Option("--tone-load-seconds", None, "tone: time that loading takes (default 0)"),
+    _Option("--tone-fail-after-chunks", None, "tone: every segment fails after so many chunks"),
+    _Option("--tone-exit-after-chunks", None, "tone: the process dies when a segment has so many chunks"),
+    _Option("--tone-stall-after-chunks", None, "tone: every segment falls silent for ever after so many chunks"),
+    _Option("--tone-hang-after-chunks", None, "tone: the engine thread hangs when a segment has so many chunks"),
+    _Option("--tone-fail-first-segments", None, "tone: the first so many segments fail at once, the rest do not"),
+    _Option("--tone-reject", None, "tone: every segment fails within 20 ms", is_switch=True),
+)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tts-worker",
+        description="Speaks segments of text on one device for the gateways that it registers with.",
+        epilog="A flag wins over its environment variable.",
+        allow_abbrev=False,
+    )
+    for option in OPTIONS:
+        text = option.help + (f" [{option.variable}]" if option.variable else "")
+        if option.is_switch:
+            parser.add_argument(option.flag, action="store_const", const="1", help=text)
+        else:
+            parser.add_argument(option.flag, metavar="VALUE", help=text)
+    return parser
+
+
+class _Given:
+    """The values as they were written, by name; turns each into its type or says what is wrong with it."""
+
+    def __init__(self, flags: Mapping[str, str | None], environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        self._values: dict[str, str] = {}
+        for option in OPTIONS:
+            name = option.flag.removeprefix("--").replace("-", "_")
+            value = flags[name]
+            if value is None and option.variable is not None:
+                value = environment.get(option.variable) or None
+            if value is not None:
+                self._values[name] = value
+
+    def text(self, name: str, default: str) -> str:
+        value = self._values.get(name, default).strip()
+        if not value:
+            raise ConfigError(f"{_flag(name)} is empty.")
+        return value
+
+    def choice(self, name: str, default: str, choices: Sequence[str]) -> str:
+        value = self.text(name, default).lower()
+        if value not in choices:
+            raise ConfigError(f"{_flag(name)} is {value!r}; it must be one of {', '.join(choices)}.")
+        return value
+
+    def switch(self, name: str) -> bool:
+        return self.choice(name, "0", ("0", "1", "false", "true", "no", "yes")) in ("1", "true", "yes")
+
+    def whole(self, name: str, default: int, low: int, high: int) -> int:
+        value = self.whole_or_none(name, low, high)
+        return default if value is None else value
+
+    def whole_or_none(self, name: str, low: int = 0, high: int = 1_000_000) -> int | None:
+        text = self._values.get(name)
+        if text is None:
+            return None
+        if not re.fullmatch(r"[0-9]{1,9}", text.strip()) or not low <= int(text) <= high:
+            raise ConfigError(f"{_flag(name)} is {text!r}; it must be a whole number from {low} to {high}.")
+        return int(text)
+
+    def seconds(self, name: str, default: float) -> float:
+        """Read a duration, or a factor: any finite number that is not negative."""
+        text = self._values.get(name)
+        if text is None:
+            return default
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not 0 <= number <= 86_400:
+            raise ConfigError(f"{_flag(name)} is {text!r}; it must be a number from 0 to 86400.")
+        return number
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _tone(given: _Given, model: str) -> ToneOptions:
+    tone = ToneOptions(
+        realtime_factor=given.seconds("tone_realtime_factor", 0.0),
+        overhead_seconds=given.seconds("tone_overhead_seconds", 0.0),
+        load_seconds=given.seconds("tone_load_seconds", 0.0),
+        fail_after_chunks=given.whole_or_none("tone_fail_after_chunks"),
+        exit_after_chunks=given.whole_or_none("tone_exit_after_chunks"),
+        stall_after_chunks=given.whole_or_none("tone_stall_after_chunks"),
+        hang_after_chunks=given.whole_or_none("tone_hang_after_chunks"),
+        fail_first_segments=given.whole("tone_fail_first_segments", 0, 0, 1_000_000),
+        reject=given.switch("tone_reject"),
+    )
+    if model != "tone" and tone != ToneOptions():
+        raise ConfigError(f"--tone-… options bend the tone model, but --model is {model}.")
+    return tone
+
+
+def _token(given: _Given) -> str:
+    """Return the fleet's token, or an empty string when there is none."""
+    token = given.environment.get("TTS_WORKER_TOKEN", "").strip()
+    path = given.text("token_file", "-")
+    if not token and path != "-":
+        try:
+            token = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--token-file {path} cannot be read: {error}.") from None
+        if not token:
+            raise ConfigError(f"--token-file {path} holds no token.")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError("TTS_WORKER_TOKEN must be printable ASCII without spaces: it travels in an HTTP header.")
+    return token
+
+
+def _addresses(text: str) -> tuple[Address, ...]:
+    if text == "none":
+        return ()
+    return tuple(_address(item.strip()) for item in text.split(","))
+
+
+def _address(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not re.fullmatch(r"[A-Za-z0-9._:%-]+", host) or not re.fullmatch(r"[0-9]{1,5}", port):
+        raise ConfigError(f"--gateways has {text!r}; each entry must be host:port, like 127.0.0.1:8081.")
+    if not 1 <= int(port) <= 65535:
+        raise ConfigError(f"--gateways has {text!r}; a port lies between 1 and 65535.")
+    return Address(host, int(port))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
