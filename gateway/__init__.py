@@ -1,0 +1,1 @@
+"""The gateway: one public address for all workers. Never loads torch, numpy or the worker's code."""

@@ -1,0 +1,1 @@
+"""The public routes. Only this package turns errors into HTTP."""

@@ -1,0 +1,66 @@
+"""`tts-gateway`: without a command it serves until told to stop; with one it steers a gateway that runs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+
+from gateway import commands
+from gateway.app import Gateway
+from gateway.config import Config, ConfigError, add_options, read_config
+from gateway.logs import set_up_logging
+
+log = logging.getLogger("gateway")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve; exits 0 after an ordered stop, 1 when it cannot listen, 2 for an impossible option. Or run a command."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in commands.NAMES:
+        sys.exit(commands.run(arguments))
+    parser = argparse.ArgumentParser(
+        prog="tts-gateway",
+        description="One text-to-speech service out of many workers.",
+        epilog=f"Commands for a gateway that runs: {', '.join(commands.NAMES)}; see tts-gateway COMMAND --help.",
+    )
+    add_options(parser)
+    try:
+        config = read_config(parser.parse_args(arguments))
+    except ConfigError as error:
+        parser.error(str(error))
+    set_up_logging(config.log_level)
+    try:
+        if config.uvloop:
+            import uvloop
+
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_serve(config))
+        else:
+            asyncio.run(_serve(config))
+    except ModuleNotFoundError as error:
+        parser.error(f"--uvloop: {error}; install chatterbox-gateway[uvloop]")
+    except OSError as error:
+        print(f"tts-gateway: cannot listen: {error.strerror or error}. Is another gateway running?", file=sys.stderr)
+        sys.exit(1)
+
+
+async def _serve(config: Config) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with Gateway(config).running() as gateway:
+        log.info("listening public=%s internal=%s", gateway.addresses["public"], gateway.addresses["internal"])
+        await stop.wait()
+        log.info("stopping: no new requests; those running may take %g s", config.drain_timeout)
+        # A second signal does not wait: what runs is cut off, and looks cut off.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, sys.exit, 130)
+    log.info("stopped")
+
+
+if __name__ == "__main__":
+    main()

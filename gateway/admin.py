@@ -1,0 +1,43 @@
+"""The internal listener's routes: workers, metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from gateway.api.health import describe
+from gateway.metrics import Metrics
+from gateway.pool import Pool
+from gateway.registry import Registry
+from wire.errors import ErrorCode, TtsError
+from wire.link import Command
+
+
+@dataclass(frozen=True, slots=True)
+class AdminRoutes:
+    pool: Pool
+    registry: Registry
+    metrics: Metrics
+
+    def add_to(self, app: web.Application) -> None:
+        app.router.add_get("/metrics", self.scrape)
+        app.router.add_get("/admin/workers", self.workers)
+        app.router.add_post("/admin/workers/{id}/{command}", self.order)
+
+    async def scrape(self, request: web.Request) -> web.Response:
+        body, content_type = self.metrics.scrape(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def workers(self, request: web.Request) -> web.Response:
+        return web.json_response([describe(replica) for replica in sorted(self.pool.replicas, key=lambda r: r.id)])
+
+    async def order(self, request: web.Request) -> web.Response:
+        try:
+            command = Command(request.match_info["command"])
+        except ValueError:
+            raise TtsError(
+                ErrorCode.NOT_FOUND, f"A worker can be told to {', '.join(Command)}, nothing else."
+            ) from None
+        replica = await self.registry.order(request.match_info["id"], command)
+        return web.json_response(describe(replica), status=202)

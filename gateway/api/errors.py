@@ -1,0 +1,83 @@
+"""Every error that leaves the gateway by HTTP leaves through here, in OpenAI's envelope."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from wire import headers
+from wire.errors import ErrorCode, TtsError
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = "tts_request_id"  # key of the request's own id on the aiohttp request
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def error_response(error: TtsError, request_id: str | None = None) -> web.Response:
+    """Return the response for an error: its status, its envelope, Retry-After where waiting helps."""
+    extra = {} if request_id is None else {headers.REQUEST_ID: request_id}
+    if error.retry_after_seconds is not None:
+        extra["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    if error.code is ErrorCode.UNAUTHORIZED:
+        extra["WWW-Authenticate"] = "Bearer"
+    return web.json_response(error.envelope(), status=error.status, headers=extra)
+
+
+@web.middleware
+async def errors_as_envelopes(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every failed request with the envelope; a response that has begun is not touched here."""
+    try:
+        return await handler(request)
+    except TtsError as error:
+        return error_response(error, request.get(REQUEST_ID))
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return error_response(_translated(request, error), request.get(REQUEST_ID))
+    except Exception:  # request boundary
+        log.exception("request failed: %s %s", request.method, request.path)
+        ours = TtsError(ErrorCode.INTERNAL, "The gateway failed on this request; its log has the reason.")
+        return error_response(ours, request.get(REQUEST_ID))
+
+
+def _translated(request: web.Request, error: web.HTTPException) -> TtsError:
+    match error:
+        case web.HTTPNotFound():
+            return TtsError(ErrorCode.NOT_FOUND, f"There is no {request.path[:200]!r} here. See GET /openapi.json.")
+        case web.HTTPMethodNotAllowed():
+            allowed = ", ".join(sorted(error.allowed_methods))
+            return TtsError(
+                ErrorCode.METHOD_NOT_ALLOWED, f"{request.method} is not allowed on {request.path}; use {allowed}."
+            )
+        case web.HTTPRequestEntityTooLarge():
+            return TtsError(ErrorCode.BODY_TOO_LARGE, f"The body is larger than {request.client_max_size} bytes.")
+        case _:
+            return TtsError(ErrorCode.INVALID_BODY, error.reason)
+
+
+async def read_json(request: web.Request) -> Mapping[str, Any]:
+    """Return the body as a JSON object.
+
+    Raises:
+        TtsError: another content type, a body that is too large, or no JSON object.
+    """
+    if request.content_type != "application/json":
+        raise TtsError(
+            ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+            f"The Content-Type is {request.content_type!r}; send JSON, with the header Content-Type: application/json.",
+        )
+    data = await request.read()
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, or bytes that are no UTF-8
+        raise TtsError(ErrorCode.INVALID_BODY, f"The body is not JSON: {str(error)[:200]}") from None
+    if not isinstance(body, dict):
+        raise TtsError(ErrorCode.INVALID_BODY, f"The body must be a JSON object, not {type(body).__name__}.")
+    return body

@@ -1,0 +1,168 @@
+"""`GET /openapi.json`: the public routes, for machines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from gateway.encoder import AudioFormat
+from gateway.request import TIMEOUT
+from wire.errors import TRAITS, ErrorCode
+from wire.segment import MAX_SEED, PARAMETERS, SPEED, Range
+
+_JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenApiRoutes:
+    version: str
+
+    def add_to(self, app: web.Application) -> None:
+        app.router.add_get("/openapi.json", self.document)
+
+    async def document(self, request: web.Request) -> web.Response:
+        return web.json_response(openapi(self.version))
+
+
+def openapi(version: str) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document. Ranges and codes are those that the gateway checks, not copies of them."""
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "chatterbox-gateway", "version": version, "license": {"name": "Apache-2.0"}},
+        "paths": {
+            "/v1/tts": {"post": _speak("Speak a text.", "SpeechRequest")},
+            "/v1/audio/speech": {"post": _speak("Speak a text, the way OpenAI's clients ask.", "OpenAISpeechRequest")},
+            "/v1/voices": {"get": _get("Who can speak here.")},
+            "/v1/voices/{id}": {"get": _get("One voice.", "id")},
+            "/v1/models": {"get": _get("The models that workers serve, and what they heed.")},
+            "/v1/models/{id}": {"get": _get("One model.", "id")},
+            "/v1/audio/models": {"get": _get("Models, the way Open WebUI asks.")},
+            "/v1/audio/voices": {"get": _get("Voices, the way Open WebUI asks.")},
+            "/livez": {"get": _get("The event loop turns.")},
+            "/readyz": {"get": _get("A request sent now would be spoken.", statuses=(503,))},
+            "/health": {"get": _get("Workers and queue.")},
+        },
+        "components": {
+            "schemas": {"SpeechRequest": _native(), "OpenAISpeechRequest": _openai(), "Error": _error()},
+        },
+    }
+
+
+def _answer(text: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"description": text, "content": content or {_JSON: {"schema": {"type": "object"}}}}
+
+
+def _errors(*statuses: int) -> dict[str, Any]:
+    content = {_JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {str(status): _answer("An error, in OpenAI's envelope.", content) for status in sorted(statuses)}
+
+
+def _get(text: str, parameter: str | None = None, statuses: tuple[int, ...] = ()) -> dict[str, Any]:
+    operation: dict[str, Any] = {"summary": text, "responses": {"200": _answer(text)}}
+    if parameter is not None:
+        operation["parameters"] = [{"name": parameter, "in": "path", "required": True, "schema": {"type": "string"}}]
+        statuses = (*statuses, 404)
+    operation["responses"] |= _errors(*statuses)
+    return operation
+
+
+def _speak(text: str, schema: str) -> dict[str, Any]:
+    audio = {f.content_type.split(";")[0]: {"schema": {"type": "string", "format": "binary"}} for f in AudioFormat}
+    if schema == "OpenAISpeechRequest":
+        audio["text/event-stream"] = {"schema": {"type": "string"}}
+    statuses = {traits.status for code, traits in TRAITS.items() if code not in _BETWEEN_THE_SIDES}
+    return {
+        "summary": text,
+        "requestBody": {"required": True, "content": {_JSON: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}},
+        "responses": {"200": _answer("The speech.", audio)} | _errors(*statuses - {404, 405}, 404),
+    }
+
+
+_BETWEEN_THE_SIDES = {
+    ErrorCode.WORKER_FULL,
+    ErrorCode.WORKER_NOT_READY,
+    ErrorCode.SEGMENT_FAILED,
+    ErrorCode.LINK_REFUSED,
+    ErrorCode.METHOD_NOT_ALLOWED,
+}
+
+
+def _number(range_: Range) -> dict[str, Any]:
+    return {"type": ["number", "null"], "minimum": range_.low, "maximum": range_.high}
+
+
+def _tuning() -> dict[str, Any]:
+    return {
+        "seed": {
+            "type": ["integer", "null"],
+            "minimum": -1,
+            "maximum": MAX_SEED,
+            "description": "0, -1, absent: random",
+        },
+        "speed": _number(SPEED),
+        "language": {"type": ["string", "null"], "examples": ["en"]},
+        "timeout_seconds": _number(TIMEOUT),
+        "priority": {"enum": ["interactive", "batch", None], "default": "interactive"},
+        "keep_markup": {
+            "type": ["boolean", "null"],
+            "default": False,
+            "description": "speak Markdown and HTML marks instead of leaving them out",
+        },
+        "stream": {"type": ["boolean", "null"], "default": True},
+        "model": {"type": ["string", "null"]},
+        **{name: _number(range_) for name, range_ in PARAMETERS.items()},
+    }
+
+
+def _native() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["text"],
+        "properties": {
+            "text": {"type": "string", "minLength": 1, "description": "[pause:1.5s] is exact silence"},
+            "voice": {"type": ["string", "null"]},
+            "format": {"enum": [*AudioFormat, None], "default": "wav"},
+            **_tuning(),
+        },
+    }
+
+
+def _openai() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["input"],
+        "properties": {
+            "input": {"type": "string", "minLength": 1},
+            "voice": {
+                "anyOf": [
+                    {"type": ["string", "null"]},
+                    {"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}}},
+                ]
+            },
+            "response_format": {"enum": [*AudioFormat, None], "default": "mp3"},
+            "stream_format": {"enum": ["audio", "sse", None], "default": "audio"},
+            "instructions": {"type": ["string", "null"]},
+            **_tuning(),
+        },
+    }
+
+
+def _error() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["error"],
+        "properties": {
+            "error": {
+                "type": "object",
+                "required": ["message", "type", "param", "code"],
+                "properties": {
+                    "message": {"type": "string"},
+                    "type": {"type": "string"},
+                    "param": {"type": ["string", "null"]},
+                    "code": {"enum": [str(code) for code in ErrorCode]},
+                },
+            }
+        },
+    }

@@ -1,0 +1,195 @@
+"""The composition root: builds every object, owns the order of start-up and shutdown. Reaches for nothing global."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import os
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import aiohttp
+from aiohttp import web
+
+from gateway.admin import AdminRoutes
+from gateway.api.answer import Answerer
+from gateway.api.errors import errors_as_envelopes
+from gateway.api.health import HealthRoutes
+from gateway.api.native import NativeRoutes
+from gateway.api.openai import OpenAIRoutes
+from gateway.api.openapi import OpenApiRoutes
+from gateway.api.voices import VoiceRoutes
+from gateway.config import Address, Config
+from gateway.dispatch import CONNECT_SECONDS, Dispatcher
+from gateway.metrics import Metrics
+from gateway.observer import Observer
+from gateway.pool import Pool
+from gateway.registry import Registry
+from gateway.speech import SpeechOptions, SpeechService
+from wire.errors import ErrorCode, TtsError
+
+log = logging.getLogger("gateway")
+
+# A text of the longest kind in \u escapes, and room to spare.
+MAX_BODY_BYTES = 4 << 20
+_LAG_INTERVAL_SECONDS = 0.25
+
+
+class Gateway:
+    """One gateway, running inside `async with`. Two of them fit in one process."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.metrics = Metrics()
+        self.observer = Observer(self.metrics)
+        self.pool = Pool(
+            policy=config.policy,
+            order=config.queue_order,
+            patience_seconds=config.queue_patience,
+            max_queue_seconds=config.max_queue_seconds,
+            observer=self.observer,
+            random=random.Random(),
+            clock=time.monotonic,
+        )
+        self.metrics.watch(self.pool)
+        self.registry = Registry(self.pool, token=config.worker_token, gateway_id=secrets.token_hex(4))
+        self.addresses: dict[str, Address] = {}
+        self._stopping = False
+        self._requests = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Gateway]:
+        """Listen on both addresses for the length of the block; leaving it drains and closes everything.
+
+        Raises:
+            OSError: an address cannot be listened on.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            # Closed in the reverse order: the threads last of all, when nothing can ask for an encoder any more.
+            executor = stack.enter_context(ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="encoder"))
+            session = await stack.enter_async_context(_session())
+            public, internal = self._applications(session, executor)
+            internal_runner = await self._listen(stack, internal, "internal", self.config.internal_listen)
+            public_runner = await self._listen(stack, public, "public", self.config.listen)
+            lag = asyncio.create_task(self._watch_event_loop(), name="event-loop lag")
+            stack.callback(lag.cancel)
+            try:
+                yield self
+            finally:
+                await self._drain(public_runner, internal_runner)
+
+    async def _drain(self, public: web.AppRunner, internal: web.AppRunner) -> None:
+        # Not ready: a balancer in front sends its next request elsewhere.
+        self._stopping = True
+        # Stop accepting. Connections that are open stay, so that what is being spoken is heard to its end.
+        for site in list(public.sites):
+            await site.stop()
+        # Drain: running requests end by themselves. The links stay up meanwhile, and failover with them.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.config.drain_timeout):
+                await self._idle.wait()
+        if self._requests:
+            log.warning("stopping with %d requests unfinished after %g s", self._requests, self.config.drain_timeout)
+        # What is left is cut off: its connections close without the last chunk, its slots come back.
+        await public.cleanup()
+        # Workers learn that this gateway is gone and look for its next start.
+        await self.registry.close()
+        await internal.cleanup()
+
+    def _applications(
+        self, session: aiohttp.ClientSession, executor: ThreadPoolExecutor
+    ) -> tuple[web.Application, web.Application]:
+        config = self.config
+        dispatcher = Dispatcher(
+            self.pool,
+            session,
+            self.observer,
+            token=config.worker_token,
+            max_tries=config.max_tries,
+            stall_floor_seconds=config.stall_timeout,
+            random=random.Random(),
+        )
+        options = SpeechOptions(
+            queue_timeout_seconds=config.queue_timeout,
+            request_timeout_seconds=config.request_timeout,
+            first_characters=config.first_characters,
+            max_characters=config.segment_characters,
+            look_ahead=config.look_ahead,
+            whole=config.whole,
+        )
+        service = SpeechService(
+            self.pool, dispatcher, options, default_model=config.default_model, aliases=dict(config.voice_aliases)
+        )
+        answerer = Answerer(service, self.observer, executor, config.reader_timeout)
+        version = importlib.metadata.version("chatterbox-gateway")
+        health = HealthRoutes(self.pool, version, time.monotonic(), lambda: self._stopping)
+
+        public = web.Application(
+            middlewares=[errors_as_envelopes, self._count_requests], client_max_size=MAX_BODY_BYTES, logger=log
+        )
+        for routes in (
+            NativeRoutes(answerer, config.max_characters),
+            OpenAIRoutes(answerer, service, config.max_characters),
+            VoiceRoutes(service),
+            OpenApiRoutes(version),
+            health,
+        ):
+            routes.add_to(public)
+        internal = web.Application(middlewares=[errors_as_envelopes], logger=log)
+        for internal_routes in (AdminRoutes(self.pool, self.registry, self.metrics), self.registry, health):
+            internal_routes.add_to(internal)
+        return public, internal
+
+    async def _listen(
+        self, stack: contextlib.AsyncExitStack, app: web.Application, name: str, address: Address
+    ) -> web.AppRunner:
+        # By default aiohttp runs the handler of a caller who left to its end; ours must free the GPU instead.
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, address.host, address.port, backlog=1024).start()
+        host, port = runner.addresses[0][:2]
+        self.addresses[name] = Address(host, port)
+        return runner
+
+    @web.middleware
+    async def _count_requests(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        if self._stopping and request.method == "POST":
+            # A connection that was kept alive may still bring requests; nothing new is begun.
+            raise TtsError(
+                ErrorCode.SHUTTING_DOWN, "The gateway is stopping. Send the request again.", retry_after_seconds=1.0
+            )
+        self._requests += 1
+        self._idle.clear()
+        try:
+            return await handler(request)
+        finally:
+            self._requests -= 1
+            if not self._requests:
+                self._idle.set()
+
+    async def _watch_event_loop(self) -> None:
+        while True:
+            due = time.monotonic() + _LAG_INTERVAL_SECONDS
+            await asyncio.sleep(_LAG_INTERVAL_SECONDS)
+            self.metrics.event_loop_lag.observe(max(0.0, time.monotonic() - due))
+
+
+def _session() -> aiohttp.ClientSession:
+    """The HTTP client towards workers: as many connections as there are slots, no total time limit (dispatch bounds
+    silence), nothing taken from the environment's proxy settings."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+        trust_env=False,
+        auto_decompress=False,
+    )

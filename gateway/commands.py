@@ -1,0 +1,100 @@
+"""What an operator types at a running gateway: `tts-gateway workers`, `drain`, `undrain`, `load`, `unload`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+from typing import Any
+
+import aiohttp
+from rich.console import Console
+from rich.table import Table
+
+from gateway.config import Config
+from wire.link import Command
+
+NAMES = ("workers", *Command)
+_COLUMNS = ("id", "state", "in_flight", "slots", "model", "device", "address", "segments_spoken", "detail")
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command against the internal listener; return the exit code: 0 done, 1 the gateway said no or is away."""
+    parser = argparse.ArgumentParser(prog="tts-gateway", description="Look at and steer a running gateway.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    about = {
+        "workers": "list the workers",
+        "drain": "give a worker nothing new, and wait until it has finished what it has",
+        "undrain": "give a drained worker work again",
+        "load": "load an unloaded worker's model",
+        "unload": "free a worker's memory",
+    }
+    for name in NAMES:
+        command = commands.add_parser(str(name), help=about[name], description=about[name])
+        command.add_argument(
+            "--internal",
+            metavar="HOST:PORT",
+            default=os.environ.get("TTS_GATEWAY_INTERNAL_LISTEN", str(Config().internal_listen)),
+            help="the gateway's internal listener (default %(default)s)",
+        )
+        if name == "workers":
+            command.add_argument("--json", action="store_true", help="print what the gateway answers")
+        else:
+            command.add_argument("worker", help="the worker's id, as in tts-gateway workers")
+        if name == "drain":
+            command.add_argument("--no-wait", action="store_true", help="return when the order is given")
+    options = parser.parse_args(arguments)
+    console = Console(highlight=False)
+    try:
+        return asyncio.run(_run(options, console))
+    except (aiohttp.ClientError, OSError) as error:
+        console.print(f"No gateway answers on {options.internal}: {error}")
+        return 1
+
+
+async def _run(options: argparse.Namespace, console: Console) -> int:
+    async with aiohttp.ClientSession(f"http://{options.internal}", trust_env=False) as session:
+        if options.command == "workers":
+            workers = await _listed(session)
+            if options.json:
+                console.print_json(json.dumps(workers))
+            else:
+                console.print(_table(workers))
+            return 0
+        async with session.post(f"/admin/workers/{options.worker}/{options.command}") as response:
+            body = await response.json()
+        if "error" in body:
+            console.print(body["error"]["message"])
+            return 1
+        if options.command == "drain" and not options.no_wait:
+            await _wait_drained(session, options.worker, console)
+        else:
+            console.print(f"{options.worker}: told to {options.command}")
+        return 0
+
+
+async def _wait_drained(session: aiohttp.ClientSession, worker: str, console: Console) -> None:
+    with console.status("") as status:
+        while True:
+            seen = next((one for one in await _listed(session) if one["id"] == worker), None)
+            if seen is None or max(seen["in_flight"], seen["reported_in_flight"]) == 0:
+                console.print(f"{worker}: {'drained; nothing runs on it' if seen else 'gone'}")
+                return
+            status.update(f"{worker}: {seen['in_flight']} segments still run")
+            await asyncio.sleep(0.2)
+
+
+async def _listed(session: aiohttp.ClientSession) -> list[dict[str, Any]]:
+    async with session.get("/admin/workers") as response:
+        listed: list[dict[str, Any]] = await response.json()
+        return listed
+
+
+def _table(workers: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, title=None if workers else "No worker is linked. Start one with tts-worker.")
+    for column in _COLUMNS:
+        table.add_column(column.replace("_", " "))
+    for worker in workers:
+        table.add_row(*(str(worker[column]) for column in _COLUMNS))
+    return table

@@ -1,0 +1,298 @@
+"""One segment: to a worker, and on to another when that one fails, until its audio is whole."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Protocol
+
+import aiohttp
+
+from gateway.assembler import SegmentAudio
+from gateway.budget import RetryBudget
+from gateway.pool import Admitted, Pool, Wanted
+from gateway.queue import Standing
+from gateway.replica import Health, Replica
+from wire import headers
+from wire.errors import ErrorCode, TtsError
+from wire.frames import Frame, FrameError, FrameReader, FrameType
+from wire.segment import Resume, SegmentRequest
+
+CONNECT_SECONDS = 2.0
+# A worker that is merely full or draining has not failed; so many such answers in a row and it is the fleet's trouble.
+MAX_REFUSALS = 20
+
+
+class WorkerFault(Exception):
+    """This worker did not speak this segment whole; another one may. `reason` is a bounded label for metrics."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class WorkerRefused(Exception):
+    """The worker had no free slot, or is not ready: no fault, and nothing was lost."""
+
+
+class Observer(Protocol):
+    """Who wants to know how segments fare: metrics and the log."""
+
+    def segment_done(
+        self, replica: Replica, *, seconds: float, predicted_seconds: float, audio_seconds: float
+    ) -> None: ...
+    def retried(self, replica: Replica, request_id: str, *, mid_stream: bool, reason: str, detail: str) -> None: ...
+    def waited(self, seconds: float) -> None: ...
+
+
+@dataclass(slots=True)
+class SegmentJourney:
+    """What happened to one segment, for the request's log line."""
+
+    characters: int
+    waited_seconds: float = 0.0
+    tries: int = 0
+    workers: list[str] = field(default_factory=list)
+
+
+class Dispatcher:
+    """Speaks segments on the pool's replicas, any number at a time. Its only state is the fleet's retry budget."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        session: aiohttp.ClientSession,
+        observer: Observer,
+        *,
+        token: str,
+        max_tries: int,
+        stall_floor_seconds: float,
+        random: Random,
+    ) -> None:
+        self._pool = pool
+        self._session = session
+        self._observer = observer
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._max_tries = max_tries
+        self._stall_floor_seconds = stall_floor_seconds
+        self._random = random
+        self._budget = RetryBudget()
+
+    async def speak(
+        self,
+        request: SegmentRequest,
+        audio: SegmentAudio,
+        *,
+        standing: Standing,
+        sample_rate: int,
+        admitted: Admitted,
+        remaining_seconds: Callable[[], float],
+    ) -> SegmentJourney:
+        """Write the segment's whole audio into `audio`; waits for a slot, and again for each further try.
+
+        `remaining_seconds` says how long a slot may be waited for, at the moment of asking. A worker that takes over in
+        mid-segment gets the newest checkpoint and continues at the sample after the last one written: what the listener
+        hears is what one worker would have spoken.
+
+        Raises:
+            TtsError: the caller's own fault (`unspeakable_text` …), no slot in time, or `worker_failed` after
+                `max_tries` workers failed.
+        """
+        journey = SegmentJourney(len(request.text))
+        attempt = _Attempt(request, audio, sample_rate)
+        tried: frozenset[tuple[str, str]] = frozenset()
+        refusals = 0
+        self._budget.first_try()
+        while True:
+            wanted = Wanted(request.model, request.voice, standing, tried)
+            asked = time.monotonic()
+            async with self._pool.lease(wanted, wait_seconds=remaining_seconds()) as replica:
+                journey.waited_seconds += time.monotonic() - asked
+                if not journey.workers:
+                    self._observer.waited(journey.waited_seconds)
+                    self._pool.started(admitted, len(request.text))
+                journey.workers.append(replica.id)
+                try:
+                    await self._try(replica, attempt)
+                    journey.tries += 1
+                    return journey
+                except WorkerRefused as refusal:
+                    refusals += 1
+                    if refusals > MAX_REFUSALS:
+                        raise TtsError(
+                            ErrorCode.OVERLOADED, f"Every worker refuses work: {refusal}", retry_after_seconds=2.0
+                        ) from None
+                    pause = self._backoff_seconds(refusals)
+                except WorkerFault as fault:
+                    journey.tries += 1
+                    self._pool.failed(replica, fault.reason, fatal=fault.reason == "stalled")
+                    self._observer.retried(
+                        replica,
+                        request.request_id,
+                        mid_stream=audio.samples > 0,
+                        reason=fault.reason,
+                        detail=str(fault),
+                    )
+                    if journey.tries >= self._max_tries:
+                        raise TtsError(
+                            ErrorCode.WORKER_FAILED,
+                            f"A segment of this text failed {journey.tries} times; the last time: {fault}",
+                        ) from None
+                    # Another worker is asked at once, if the fleet affords it; one that failed already gets a moment.
+                    pause = self._budget.take(time.monotonic())
+                    if replica.key in tried:
+                        pause += self._backoff_seconds(journey.tries)
+            tried |= {replica.key}
+            await asyncio.sleep(pause)
+
+    def _backoff_seconds(self, attempt: int) -> float:
+        """Exponential with full jitter, so that segments which failed together do not come back together."""
+        return self._random.uniform(0, min(1.0, 0.05 * 2**attempt))
+
+    async def _try(self, replica: Replica, attempt: _Attempt) -> None:
+        request = attempt.request
+        started = time.monotonic()
+        predicted = replica.pace.predict_seconds(len(request.text))
+        stall_seconds = replica.pace.stall_seconds(len(request.text), self._stall_floor_seconds)
+        attempt.resumed_at = attempt.audio.samples
+        try:
+            async with _patience(replica, stall_seconds) as progress:
+                await self._stream(replica, attempt, progress)
+        except (aiohttp.ClientError, ConnectionError, FrameError) as error:
+            raise WorkerFault(_reason(error), f"{replica.id}: {type(error).__name__}: {error}") from None
+        seconds = time.monotonic() - started
+        audio_seconds = (attempt.audio.samples - attempt.resumed_at) / attempt.sample_rate
+        if attempt.resumed_at == 0:  # part of a segment says little about the pace of a whole one
+            self._pool.spoke(replica, characters=len(request.text), seconds=seconds, audio_seconds=audio_seconds)
+        self._observer.segment_done(replica, seconds=seconds, predicted_seconds=predicted, audio_seconds=audio_seconds)
+        attempt.audio.finish()
+
+    async def _stream(self, replica: Replica, attempt: _Attempt, progress: Callable[[], None]) -> None:
+        host = f"[{replica.host}]" if ":" in replica.host else replica.host
+        async with self._session.post(
+            f"http://{host}:{replica.port}{headers.SEGMENTS_PATH}",
+            json=attempt.request_now().to_json(),
+            headers=self._headers | {headers.REQUEST_ID: attempt.request.request_id},
+        ) as response:
+            if response.status != 200:
+                raise _refusal(replica, TtsError.from_envelope(await _json(response)))
+            reader = FrameReader()
+            async for data in response.content.iter_any():
+                progress()
+                for frame in reader.feed(data):
+                    if attempt.take(replica, frame):
+                        return
+        raise WorkerFault("cut", f"{replica.id}: the answer ended without its last frame")
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What is known of a segment across its tries. One writer: the dispatch that owns it."""
+
+    request: SegmentRequest
+    audio: SegmentAudio
+    sample_rate: int
+    checkpoint: bytes = b""
+    resumed_at: int = 0  # samples that were there when the present try began
+
+    def request_now(self) -> SegmentRequest:
+        """The request for the next worker: from the start, or from where the last one left off."""
+        if self.audio.samples == 0:
+            return self.request
+        return replace(self.request, resume=Resume(self.checkpoint, self.audio.samples))
+
+    def take(self, replica: Replica, frame: Frame) -> bool:
+        """Take in one frame; return whether it was the last one.
+
+        Raises:
+            WorkerFault: an error frame, or audio of another sample rate than the voice was announced with.
+            TtsError: the error is the caller's.
+        """
+        match frame.type:
+            case FrameType.AUDIO:
+                self.audio.write(frame.payload)
+            case FrameType.CHECKPOINT:
+                self.checkpoint = frame.payload
+            case FrameType.META:
+                rate = frame.json().get("sample_rate")
+                if rate != self.sample_rate:
+                    raise WorkerFault("wrong_rate", f"{replica.id}: speaks at {rate} Hz, announced {self.sample_rate}")
+            case FrameType.ERROR:
+                error = TtsError.from_envelope(frame.json())
+                raise _owned(replica, error)
+            case FrameType.DONE:
+                samples, came = frame.json().get("samples"), self.audio.samples - self.resumed_at
+                if samples != came:
+                    raise WorkerFault("cut", f"{replica.id}: says {samples} samples, {came} came")
+                return True
+        return False
+
+
+@asynccontextmanager
+async def _patience(replica: Replica, stall_seconds: float) -> AsyncIterator[Callable[[], None]]:
+    """Bound the silence of a worker inside the block, and end it at once when the worker's link is lost.
+
+    Yields a function to call at each sign of progress.
+
+    Raises:
+        WorkerFault: `stalled` or `lost`.
+    """
+    loop = asyncio.get_running_loop()
+    lost = False
+    if replica.health is Health.GONE:
+        raise WorkerFault("lost", f"{replica.id}: its link is gone")
+    try:
+        async with asyncio.timeout(stall_seconds) as limit:
+
+            def progress() -> None:
+                if not lost:
+                    limit.reschedule(loop.time() + stall_seconds)
+
+            def gone() -> None:
+                nonlocal lost
+                lost = True
+                limit.reschedule(loop.time())
+
+            replica.on_gone.add(gone)
+            try:
+                yield progress
+            finally:
+                replica.on_gone.discard(gone)
+    except TimeoutError:
+        if lost:
+            raise WorkerFault("lost", f"{replica.id}: its link was lost") from None
+        raise WorkerFault("stalled", f"{replica.id}: no sign of progress for {stall_seconds:.1f} s") from None
+
+
+async def _json(response: aiohttp.ClientResponse) -> object:
+    try:
+        return await response.json(content_type=None)
+    except ValueError:
+        return f"HTTP {response.status}"
+
+
+def _refusal(replica: Replica, error: TtsError) -> Exception:
+    if error.code in (ErrorCode.WORKER_FULL, ErrorCode.WORKER_NOT_READY):
+        return WorkerRefused(f"{replica.id}: {error.message}")
+    return _owned(replica, error)
+
+
+def _owned(replica: Replica, error: TtsError) -> Exception:
+    """A worker's error belongs to the caller when no other worker could do better, else to the worker."""
+    if error.code in (ErrorCode.UNSPEAKABLE_TEXT, ErrorCode.INVALID_VALUE, ErrorCode.VOICE_NOT_FOUND):
+        return error
+    return WorkerFault("error", f"{replica.id}: {error.message}")
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case aiohttp.ClientConnectorError():
+            return "unreachable"
+        case FrameError():
+            return "bad_frames"
+        case _:
+            return "cut"

@@ -1,0 +1,99 @@
+"""A request's own clock: what happened to it and when. Its log line, response headers and metrics are this object."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from gateway.dispatch import SegmentJourney
+
+
+class Outcome(StrEnum):
+    """How a request ended, as the `outcome` label of metrics."""
+
+    OK = "ok"
+    REFUSED = "refused"  # the caller's fault, or no room: an error status, nothing spoken
+    FAILED = "failed"  # our fault
+    CANCELLED = "cancelled"  # the caller left
+
+
+@dataclass(slots=True)
+class Journey:
+    """Instants are `time.monotonic()`; None until it happened."""
+
+    endpoint: str
+    caller: str = ""  # who asks, as far as fair shares go: an address
+    request_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    received: float = field(default_factory=time.monotonic)
+    planned: float | None = None
+    first_audio: float | None = None
+    finished: float | None = None
+    model: str = ""
+    voice: str = ""
+    format: str = ""
+    characters: int = 0
+    segments: dict[int, SegmentJourney] = field(default_factory=dict)  # by index; those that were spoken
+    segments_planned: int = 0
+    audio_seconds: float = 0.0
+    bytes_sent: int = 0
+    outcome: Outcome | None = None
+    error_code: str = ""
+
+    def audio_sent(self, data: bytes) -> None:
+        """Note that audio bytes went to the client; the first such call is the time to first audio."""
+        if self.first_audio is None:
+            self.first_audio = time.monotonic()
+        self.bytes_sent += len(data)
+
+    def finish(self, outcome: Outcome, error_code: str = "") -> None:
+        """Note the end; only the first call counts."""
+        if self.outcome is None:
+            self.outcome, self.error_code, self.finished = outcome, error_code, time.monotonic()
+
+    @property
+    def duration_seconds(self) -> float:
+        return (self.finished if self.finished is not None else time.monotonic()) - self.received
+
+    @property
+    def first_audio_seconds(self) -> float | None:
+        return None if self.first_audio is None else self.first_audio - self.received
+
+    @property
+    def queue_wait_seconds(self) -> float | None:
+        """How long the first segment waited for its slot; later segments wait while others are heard."""
+        return self.segments[0].waited_seconds if 0 in self.segments else None
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Seconds from request to end per second of audio: below 1 is faster than real time."""
+        return self.duration_seconds / self.audio_seconds if self.audio_seconds else None
+
+    def log_fields(self) -> dict[str, object]:
+        """Return the fields of the request's log line. Never the text."""
+        workers = sorted({worker for segment in self.segments.values() for worker in segment.workers})
+        fields: dict[str, object] = {
+            "request": self.request_id,
+            "endpoint": self.endpoint,
+            "caller": self.caller,
+            "outcome": str(self.outcome or ""),
+            "error": self.error_code,
+            "model": self.model,
+            "voice": self.voice,
+            "format": self.format,
+            "characters": self.characters,
+            "segments": self.segments_planned,
+            "workers": ",".join(workers),
+            "retries": sum(max(0, segment.tries - 1) for segment in self.segments.values()),
+            "queue_wait_seconds": _rounded(self.queue_wait_seconds),
+            "first_audio_seconds": _rounded(self.first_audio_seconds),
+            "duration_seconds": _rounded(self.duration_seconds),
+            "audio_seconds": _rounded(self.audio_seconds),
+            "real_time_factor": _rounded(self.real_time_factor),
+        }
+        return {name: value for name, value in fields.items() if value not in ("", None)}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

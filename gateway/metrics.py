@@ -1,0 +1,108 @@
+"""What Prometheus sees. Names are fixed: dashboards and alerts rely on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from gateway.pool import Pool
+
+# Speech takes from milliseconds (a refusal) to ten minutes (a chapter): default buckets end at ten seconds.
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 4, 6, 10, 15, 25, 40, 60, 120, 300, 600)
+RTF_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1, 1.25, 1.5, 2, 3, 5, 10)
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+WORKER_STATES = (
+    "starting", "loading", "warming", "ready", "unloaded", "draining", "stopped", "failed", "ejected", "probation",
+)  # fmt: skip
+
+
+class Metrics:
+    """One registry an application: two gateways fit in one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"tts_{name}", text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...] = BUCKETS) -> Histogram:
+            return Histogram(f"tts_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+        self.requests = counter("requests", "Speech requests by how they ended.", "endpoint", "outcome")
+        self.requests_in_progress = Gauge(
+            "tts_requests_in_progress", "Speech requests being answered.", registry=self.registry
+        )
+        self.request_duration = histogram("request_duration_seconds", "Request received to answer ended.", "endpoint")
+        self.first_audio = histogram(
+            "time_to_first_audio_seconds", "Request received to first audio byte sent.", "endpoint"
+        )
+        self.queue_wait = histogram("queue_wait_seconds", "Time a segment waited for its first slot.")
+        self.audio_seconds = counter("audio_seconds", "Seconds of audio sent to clients.")
+        self.characters = counter("characters", "Characters of text in requests that were answered whole.")
+        self.real_time_factor = histogram(
+            "real_time_factor", "Seconds of work per second of audio, by segment.", "worker", buckets=RTF_BUCKETS
+        )
+        self.segment_duration = histogram("segment_duration_seconds", "Lease to last sample of a segment.", "worker")
+        self.segment_predicted = histogram(
+            "segment_duration_predicted_seconds", "What the gateway expected a segment to take.", "worker"
+        )
+        self.retries = counter("retries", "Segments given to another worker.", "phase", "reason")
+        self.failovers = counter("failovers", "Segments that another worker took over after audio was sent.")
+        self.ejections = counter("ejections", "Workers put aside because they failed.", "reason")
+        self.cancelled = counter("cancelled", "Requests whose caller left, by how far they were.", "stage")
+        self.rejected = counter("rejected", "Requests refused, by error code.", "reason")
+        self.event_loop_lag = histogram(
+            "event_loop_lag_seconds", "How late the event loop runs what is due.", buckets=LAG_BUCKETS
+        )
+
+    def watch(self, pool: Pool) -> None:
+        """Report the pool's state at each scrape, read from the pool itself: a gauge kept beside it could drift."""
+        self.registry.register(_PoolCollector(pool))
+
+    def scrape(self, accept: str) -> tuple[bytes, str]:
+        """Return the exposition and its content type, in the format that the scraper accepts."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+
+class _PoolCollector(Collector):
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        backlog = self._pool.backlog()
+        yield GaugeMetricFamily("tts_queue_depth", "Segments waiting for a slot.", value=self._pool.waiting)
+        yield GaugeMetricFamily(
+            "tts_backlog_seconds",
+            "Estimated work waiting, divided by what the fleet does in a second.",
+            value=backlog.seconds,
+        )
+        up = GaugeMetricFamily(
+            "tts_worker_up", "1 while the worker's link is up.", labels=("worker", "device", "model")
+        )
+        state = GaugeMetricFamily(
+            "tts_worker_state", "1 for the state that the worker is in.", labels=("worker", "state")
+        )
+        slots = GaugeMetricFamily("tts_worker_slots", "Segments the worker takes at once.", labels=("worker",))
+        in_flight = GaugeMetricFamily("tts_worker_in_flight", "Slots leased now.", labels=("worker",))
+        age = GaugeMetricFamily(
+            "tts_worker_status_age_seconds", "Time since the worker's last report.", labels=("worker",)
+        )
+        now = time.monotonic()
+        for replica in self._pool.replicas:
+            up.add_metric((replica.id, replica.device, next(iter(replica.models), "")), 1)
+            for name in WORKER_STATES:
+                state.add_metric((replica.id, name), replica.state == name)
+            slots.add_metric((replica.id,), replica.slots)
+            in_flight.add_metric((replica.id,), replica.in_flight)
+            age.add_metric((replica.id,), max(0.0, now - replica.status_at))
+        yield from (up, state, slots, in_flight, age)

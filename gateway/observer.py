@@ -1,0 +1,110 @@
+"""What is told to people: every event of note becomes its metrics and, where someone on call wants it, a log line."""
+
+from __future__ import annotations
+
+import logging
+
+from gateway.journey import Journey, Outcome
+from gateway.logs import pairs
+from gateway.metrics import Metrics
+from gateway.replica import Replica
+
+log = logging.getLogger("gateway")
+
+
+class Observer:
+    """Hears from pool, dispatch and api; keeps nothing itself."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    # -- the pool
+
+    def joined(self, replica: Replica) -> None:
+        log.info(
+            "worker joined %s",
+            pairs(
+                {
+                    "worker": replica.id,
+                    "state": replica.state,
+                    "address": f"{replica.host}:{replica.port}",
+                    "models": ",".join(replica.models),
+                    "device": replica.device,
+                    "slots": replica.slots,
+                }
+            ),
+        )
+
+    def changed(self, replica: Replica, before: str, reason: str) -> None:
+        log.info(
+            "worker state %s", pairs({"worker": replica.id, "before": before, "after": replica.state, "reason": reason})
+        )
+
+    def lost(self, replica: Replica, reason: str) -> None:
+        log.warning("worker lost %s", pairs({"worker": replica.id, "in_flight": replica.in_flight, "reason": reason}))
+
+    def ejected(self, replica: Replica, reason: str, pause_seconds: float) -> None:
+        self._metrics.ejections.labels(reason).inc()
+        log.warning(
+            "worker ejected %s", pairs({"worker": replica.id, "reason": reason, "pause_seconds": pause_seconds})
+        )
+
+    # -- dispatch
+
+    def waited(self, seconds: float) -> None:
+        self._metrics.queue_wait.observe(seconds)
+
+    def segment_done(self, replica: Replica, *, seconds: float, predicted_seconds: float, audio_seconds: float) -> None:
+        self._metrics.segment_duration.labels(replica.id).observe(seconds)
+        self._metrics.segment_predicted.labels(replica.id).observe(predicted_seconds)
+        if audio_seconds:
+            self._metrics.real_time_factor.labels(replica.id).observe(seconds / audio_seconds)
+
+    def retried(self, replica: Replica, request_id: str, *, mid_stream: bool, reason: str, detail: str) -> None:
+        self._metrics.retries.labels("mid_stream" if mid_stream else "before_audio", reason).inc()
+        if mid_stream:
+            self._metrics.failovers.inc()
+        log.warning(
+            "segment failed %s",
+            pairs(
+                {
+                    "request": request_id,
+                    "worker": replica.id,
+                    "mid_stream": mid_stream,
+                    "reason": reason,
+                    "detail": detail,
+                }
+            ),
+        )
+
+    # -- the api
+
+    def request_started(self, journey: Journey) -> None:
+        self._metrics.requests_in_progress.inc()
+
+    def request_done(self, journey: Journey) -> None:
+        metrics = self._metrics
+        metrics.requests_in_progress.dec()
+        outcome = journey.outcome or Outcome.FAILED
+        metrics.requests.labels(journey.endpoint, str(outcome)).inc()
+        metrics.request_duration.labels(journey.endpoint).observe(journey.duration_seconds)
+        if journey.first_audio_seconds is not None:
+            metrics.first_audio.labels(journey.endpoint).observe(journey.first_audio_seconds)
+        metrics.audio_seconds.inc(journey.audio_seconds)
+        match outcome:
+            case Outcome.OK:
+                metrics.characters.inc(journey.characters)
+            case Outcome.REFUSED:
+                metrics.rejected.labels(journey.error_code).inc()
+            case Outcome.CANCELLED:
+                metrics.cancelled.labels(_stage(journey)).inc()
+            case Outcome.FAILED:
+                pass
+        log.info("request %s", pairs(journey.log_fields()))
+
+
+def _stage(journey: Journey) -> str:
+    """How far a request was when its caller left."""
+    if journey.first_audio is not None:
+        return "streaming"
+    return "before_audio" if journey.planned is not None else "parsing"

@@ -1,0 +1,379 @@
+"""The replicas behind the gateway, the line of segments waiting for them, and the leases between the two."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import statistics
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Protocol
+
+from gateway import admission, balancer
+from gateway.admission import Backlog
+from gateway.balancer import Policy
+from gateway.pace import Pace
+from gateway.queue import Entry, QueueOrder, Standing, WaitingLine
+from gateway.replica import Event, Health, Replica
+from wire.errors import ErrorCode, TtsError
+from wire.link import ModelInfo, Status, WorkerState
+
+# A worker that fails so many segments in a row, with no success between, is sick; the next segments go elsewhere.
+FAILURES_TO_EJECT = 3
+# A card of an older generation is two or three times slower and welcome; a throttled or shared one is worse.
+OUTLIER_FACTOR = 5.0
+FIRST_PAUSE_SECONDS = 2.0
+LONGEST_PAUSE_SECONDS = 60.0
+
+
+class Observer(Protocol):
+    """Who wants to know what happens in the pool: metrics and the log."""
+
+    def joined(self, replica: Replica) -> None: ...
+    def changed(self, replica: Replica, before: str, reason: str) -> None: ...
+    def lost(self, replica: Replica, reason: str) -> None: ...
+    def ejected(self, replica: Replica, reason: str, pause_seconds: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What one segment needs of a replica, and its standing in the line."""
+
+    model: str
+    voice: str
+    standing: Standing
+    tried: frozenset[tuple[str, str]] = frozenset()
+
+
+@dataclass(eq=False, slots=True)
+class Admitted:
+    """A request's part of the backlog: the characters that it has not yet brought to a slot."""
+
+    model: str
+    caller: str
+    waiting_characters: int
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    wanted: Wanted
+    future: asyncio.Future[Replica] = field(repr=False)
+
+
+class Pool:
+    """All mutable state is the replicas, the lines and the counts of waiting work. It changes only in methods that do
+    not await, on the loop's thread, so no lock is needed."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        order: QueueOrder,
+        patience_seconds: float,
+        max_queue_seconds: float,
+        observer: Observer,
+        random: Random,
+        clock: Callable[[], float],
+    ) -> None:
+        self._policy = policy
+        self._order = order
+        self._patience_seconds = patience_seconds
+        self._max_queue_seconds = max_queue_seconds
+        self._observer = observer
+        self._random = random
+        self._clock = clock
+        self._replicas: dict[str, Replica] = {}
+        self._lines: dict[str, WaitingLine[_Waiter]] = {}
+        self._waiting_characters: Counter[str] = Counter()  # by model
+        self._caller_characters: Counter[str] = Counter()  # by caller
+        self._turns = 0
+        # Every model that was ever announced, newest word on it: a request for one that is just restarting can wait.
+        self._models: dict[str, ModelInfo] = {}
+        self._anyone_joined = asyncio.Event()
+
+    # -- what the registry tells ------------------------------------------------------------------------------------
+
+    def add(self, replica: Replica) -> None:
+        """Take in a worker that said hello.
+
+        Raises:
+            TtsError: `link_refused`, when a worker of that id is linked already.
+        """
+        if replica.id in self._replicas:
+            other = self._replicas[replica.id]
+            raise TtsError(
+                ErrorCode.LINK_REFUSED,
+                f"A worker {replica.id!r} is linked already, from {other.host}:{other.port} (epoch {other.epoch}). "
+                "Give each worker its own --id or --index.",
+                param="worker",
+            )
+        self._replicas[replica.id] = replica
+        self._learn_models(replica)
+        self._anyone_joined.set()
+        self._observer.joined(replica)
+        self._assign_waiting()
+
+    def update(self, replica: Replica, status: Status) -> None:
+        """Take in what a worker says of itself."""
+        before = replica.state
+        replica.take_status(status, self._clock())
+        self._learn_models(replica)
+        if replica.state != before:
+            self._observer.changed(replica, before, status.detail or "its own report")
+        self._assign_waiting()
+
+    def mark_draining(self, replica: Replica) -> None:
+        """Give the worker nothing more from this instant; its own report, a moment later, will say the same."""
+        before = replica.state
+        if replica.reported is WorkerState.READY:
+            replica.reported = WorkerState.DRAINING
+            self._observer.changed(replica, before, "ordered to drain")
+
+    def lose(self, replica: Replica, reason: str) -> None:
+        """Forget a worker whose link is gone; what runs on it fails over at once."""
+        if self._replicas.get(replica.id) is not replica:
+            return
+        del self._replicas[replica.id]
+        replica.handle(Event.LOST)
+        self._observer.lost(replica, reason)
+        for callback in list(replica.on_gone):
+            callback()
+
+    def _learn_models(self, replica: Replica) -> None:
+        self._models.update(replica.models)
+
+    # -- what requests ask ------------------------------------------------------------------------------------------
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        return tuple(self._replicas.values())
+
+    @property
+    def models(self) -> dict[str, ModelInfo]:
+        """Models by id, also of workers that are away just now."""
+        return dict(self._models)
+
+    @property
+    def waiting(self) -> int:
+        """Segments that wait for a slot."""
+        return sum(len(line) for line in self._lines.values())
+
+    @property
+    def in_flight(self) -> int:
+        return sum(replica.in_flight for replica in self._replicas.values())
+
+    def slots(self, model: str) -> int:
+        """Slots that may be leased now for this model, taken or not."""
+        return sum(replica.limit for replica in self._replicas.values() if model in replica.models)
+
+    def parallelism(self, model: str) -> int:
+        """How many pieces of one text are worth speaking at once. Each worker gains from two, which hide the way there
+        and back; beyond that a batch serves other requests as well, and small pieces sound worse."""
+        return sum(min(replica.limit, 2) for replica in self._replicas.values() if model in replica.models)
+
+    def backlog(self, model: str | None = None) -> Backlog:
+        """Return the work that waits for a model, or for all of them."""
+        models = self._waiting_characters if model is None else [model]
+        speed = sum(
+            replica.limit / replica.pace.seconds_per_character
+            for replica in self._replicas.values()
+            if model is None or model in replica.models
+        )
+        return Backlog(sum(self._waiting_characters[name] for name in list(models)), speed)
+
+    async def wait_for_models(self, timeout_seconds: float) -> None:
+        """Wait until any worker has ever joined.
+
+        Raises:
+            TtsError: `no_worker`, when none did in time.
+        """
+        if self._anyone_joined.is_set():
+            return
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._anyone_joined.wait()
+        except TimeoutError:
+            raise self._no_worker("any model", timeout_seconds) from None
+
+    @contextlib.contextmanager
+    def admit(self, model: str, caller: str, characters: int) -> Iterator[Admitted]:
+        """Count a request's characters as waiting work for the length of the block, less what it brings to slots.
+
+        Raises:
+            TtsError: `overloaded` or `rate_limited`.
+        """
+        admission.admit(self.backlog(model), self._caller_characters[caller], max_queue_seconds=self._max_queue_seconds)
+        admitted = Admitted(model, caller, 0)
+        self._count(admitted, characters)
+        try:
+            yield admitted
+        finally:
+            self._count(admitted, -admitted.waiting_characters)
+
+    def started(self, admitted: Admitted, characters: int) -> None:
+        """Move characters out of the backlog: their segment has its slot for the first time."""
+        assert characters <= admitted.waiting_characters, f"started more than was admitted: {admitted!r}"
+        self._count(admitted, -characters)
+
+    def _count(self, admitted: Admitted, characters: int) -> None:
+        admitted.waiting_characters += characters
+        for counts, key in (
+            (self._waiting_characters, admitted.model),
+            (self._caller_characters, admitted.caller),
+        ):
+            counts[key] += characters
+            assert counts[key] >= 0, f"counted below nothing: {key!r} {counts[key]}"
+            if not counts[key]:
+                del counts[key]  # callers come and go: the table must not grow with their number
+
+    @contextlib.asynccontextmanager
+    async def lease(self, wanted: Wanted, *, wait_seconds: float) -> AsyncIterator[Replica]:
+        """Hold one slot of one replica for the length of the block.
+
+        The slot is given back exactly once however the block ends: normally, by an error, or because the client left.
+
+        Raises:
+            TtsError: `queue_timeout` or `no_worker`, when no slot came free within `wait_seconds`.
+        """
+        replica = await self._acquire(wanted, wait_seconds)
+        try:
+            yield replica
+        finally:
+            self._release(replica)
+
+    def spoke(self, replica: Replica, *, characters: int, seconds: float, audio_seconds: float) -> None:
+        """A whole segment came from this replica."""
+        replica.pace.observe(characters, seconds, audio_seconds)
+        replica.segments_spoken += 1
+        replica.consecutive_failures = 0
+        replica.ejections = 0
+        before = replica.state
+        replica.handle(Event.SPOKE)
+        if replica.state != before:
+            self._observer.changed(replica, before, "spoke a segment")
+        self._judge_pace(replica)
+        self._assign_waiting()
+
+    def failed(self, replica: Replica, reason: str, *, fatal: bool = False) -> None:
+        """A segment failed on this replica; the third in a row, or a `fatal` one (it hung), ejects it for a while."""
+        replica.consecutive_failures += 1
+        replica.doubt()
+        if fatal or replica.health is Health.PROBATION or replica.consecutive_failures >= FAILURES_TO_EJECT:
+            self._eject(replica, reason)
+
+    def _judge_pace(self, replica: Replica) -> None:
+        """Eject a replica that is far slower, per character, than its fellows. Latency as such says nothing: a long
+        paragraph makes a healthy GPU look slow."""
+        others = [
+            other.pace.seconds_per_character
+            for other in self._replicas.values()
+            if other is not replica and other.models.keys() == replica.models.keys() and other.pace.is_learned
+        ]
+        if not others or not replica.pace.is_learned:
+            return
+        if replica.pace.seconds_per_character > OUTLIER_FACTOR * statistics.median(others):
+            self._eject(replica, "slow")
+            replica.pace = Pace()  # what it does after the pause is judged afresh
+
+    def _eject(self, replica: Replica, reason: str) -> None:
+        if replica.health in (Health.EJECTED, Health.GONE):
+            return
+        pause = min(FIRST_PAUSE_SECONDS * 2**replica.ejections, LONGEST_PAUSE_SECONDS)
+        replica.ejections += 1
+        before = replica.state
+        replica.handle(Event.EJECT)
+        self._observer.changed(replica, before, reason)
+        self._observer.ejected(replica, reason, pause)
+        asyncio.get_running_loop().call_later(pause, self._pause_over, replica)
+
+    def _pause_over(self, replica: Replica) -> None:
+        before = replica.state
+        replica.handle(Event.PAUSE_OVER)
+        if replica.state != before:
+            self._observer.changed(replica, before, "its pause is over")
+            self._assign_waiting()
+
+    # -- the line ---------------------------------------------------------------------------------------------------
+
+    async def _acquire(self, wanted: Wanted, wait_seconds: float) -> Replica:
+        waiter = _Waiter(wanted, asyncio.get_running_loop().create_future())
+        line = self._lines.get(wanted.model)
+        if line is None:
+            line = self._lines[wanted.model] = WaitingLine(self._order, patience_seconds=self._patience_seconds)
+        entry = line.add(waiter, wanted.standing, self._clock())
+        self._assign_waiting()
+        try:
+            async with asyncio.timeout(max(0.0, wait_seconds)):
+                return await waiter.future
+        except TimeoutError:
+            self._abandon(line, entry)
+            if not any(wanted.model in replica.models for replica in self._replicas.values()):
+                raise self._no_worker(f"model {wanted.model!r}", wait_seconds) from None
+            raise TtsError(
+                ErrorCode.QUEUE_TIMEOUT,
+                f"No worker came free within {wait_seconds:.1f} s. Try again later (--queue-timeout).",
+                retry_after_seconds=max(1.0, min(self.backlog(wanted.model).seconds, 600.0)),
+            ) from None
+        except asyncio.CancelledError:
+            self._abandon(line, entry)
+            raise
+
+    def _no_worker(self, what: str, waited_seconds: float) -> TtsError:
+        return TtsError(
+            ErrorCode.NO_WORKER,
+            f"No worker serves {what} now (waited {waited_seconds:.1f} s). See GET /health; start one with tts-worker.",
+            retry_after_seconds=5.0,
+        )
+
+    def _assign_waiting(self) -> None:
+        """Give free slots to those who wait, in the line's order."""
+        now = self._clock()
+        for model, line in self._lines.items():
+            while len(line) and any(replica.can_take(model) for replica in self._replicas.values()):
+                taken = line.take(now, self._place)
+                if taken is None:
+                    break
+                waiter, replica = taken
+                self._turns += 1
+                replica.turn = self._turns
+                replica.in_flight += 1
+                waiter.future.set_result(replica)
+
+    def _place(self, waiter: _Waiter) -> Replica | None:
+        if waiter.future.done():  # cancelled, but its task has not run yet: it leaves the line by itself
+            return None
+        wanted = waiter.wanted
+        tried = wanted.tried
+        if tried and not any(
+            replica.limit > 0 and wanted.model in replica.models and replica.key not in tried
+            for replica in self._replicas.values()
+        ):
+            # Nobody is left who has not failed it. A worker that failed may do better the second time; the number of
+            # tries is bounded where they are made.
+            tried = frozenset()
+        return balancer.choose(
+            self._replicas.values(),
+            policy=self._policy,
+            model=wanted.model,
+            voice=wanted.voice,
+            tried=tried,
+            random=self._random,
+        )
+
+    def _abandon(self, line: WaitingLine[_Waiter], entry: Entry[_Waiter]) -> None:
+        line.discard(entry)
+        future = entry.item.future
+        if future.done() and not future.cancelled():
+            # A slot was assigned in the same turn of the loop that ended the wait. Nobody else knows of it, so nobody
+            # else will give it back.
+            self._release(future.result())
+
+    def _release(self, replica: Replica) -> None:
+        replica.in_flight -= 1
+        assert replica.in_flight >= 0, f"released twice: {replica!r}"
+        self._assign_waiting()
+
+    def __repr__(self) -> str:
+        return f"<Pool {list(self._replicas.values())} waiting={self.waiting}>"

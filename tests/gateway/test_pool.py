@@ -1,0 +1,311 @@
+import asyncio
+import contextlib
+import random
+
+import pytest
+
+from gateway.pool import FAILURES_TO_EJECT, Pool, Wanted
+from gateway.queue import Standing
+from gateway.replica import Health, Replica
+from tests.gateway.builders import Heard, pool, replica, status
+from wire.errors import ErrorCode, TtsError
+from wire.link import WorkerState
+
+
+def wanted(rank: int = 100, tried: frozenset = frozenset()) -> Wanted:
+    return Wanted("tone", "alto", Standing(rank, 100), tried)
+
+
+class Holder:
+    """A task that leases a slot and holds it until told to let go."""
+
+    def __init__(self, of: Pool, what: Wanted, wait_seconds: float = 60.0) -> None:
+        self.replica: Replica | None = None
+        self._let_go = asyncio.Event()
+        self._has_it = asyncio.Event()
+        self.task = asyncio.create_task(self._hold(of, what, wait_seconds))
+
+    async def _hold(self, of: Pool, what: Wanted, wait_seconds: float) -> None:
+        async with of.lease(what, wait_seconds=wait_seconds) as self.replica:
+            self._has_it.set()
+            await self._let_go.wait()
+
+    async def has_it(self) -> Replica:
+        await self._has_it.wait()
+        assert self.replica is not None
+        return self.replica
+
+    async def let_go(self) -> None:
+        self._let_go.set()
+        await self.task
+
+
+async def turns(count: int = 3) -> None:
+    """Let every task that can run do so; no clock is involved."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_lease_takes_a_slot_and_gives_it_back():
+    one = replica(slots=2)
+    fleet = pool(one)
+    async with fleet.lease(wanted(), wait_seconds=1) as leased:
+        assert leased is one
+        assert one.in_flight == 1
+    assert one.in_flight == 0
+
+
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+async def test_a_lease_is_given_back_whatever_ends_it(error: type[BaseException]):
+    one = replica()
+    fleet = pool(one)
+    with pytest.raises(error):
+        async with fleet.lease(wanted(), wait_seconds=1):
+            raise error
+    assert repr(fleet) == "<Pool [<Replica w ready 0/1>] waiting=0>"
+
+
+async def test_waiting_segments_are_served_shortest_first():
+    fleet = pool(replica())
+    holder = Holder(fleet, wanted())
+    await holder.has_it()
+    long, short = Holder(fleet, wanted(rank=900)), Holder(fleet, wanted(rank=10))
+    await turns()
+    assert fleet.waiting == 2
+    await holder.let_go()
+    await short.has_it()
+    assert long.replica is None
+    await short.let_go()
+    await long.has_it()
+    await long.let_go()
+
+
+async def test_a_wait_that_expires_leaves_no_trace():
+    fleet = pool(replica())
+    holder = Holder(fleet, wanted())
+    await holder.has_it()
+    with pytest.raises(TtsError) as refused:
+        async with fleet.lease(wanted(), wait_seconds=0):
+            pass
+    assert refused.value.code is ErrorCode.QUEUE_TIMEOUT
+    assert fleet.waiting == 0
+    await holder.let_go()
+    assert fleet.in_flight == 0
+
+
+async def test_with_no_worker_of_the_model_the_wait_ends_with_that_reason():
+    with pytest.raises(TtsError) as refused:
+        async with pool().lease(wanted(), wait_seconds=0):
+            pass
+    assert refused.value.code is ErrorCode.NO_WORKER
+
+
+async def test_a_slot_assigned_to_a_segment_cancelled_in_the_same_turn_is_given_back():
+    fleet = pool(replica())
+    holder = Holder(fleet, wanted())
+    await holder.has_it()
+    waiter = Holder(fleet, wanted())
+    await turns()
+    holder._let_go.set()
+    await turns(1)
+    waiter.task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await waiter.task
+    assert fleet.in_flight == 0
+    assert fleet.waiting == 0
+
+
+async def test_a_worker_that_joins_is_given_what_waits():
+    fleet = pool()
+    waiter = Holder(fleet, wanted())
+    await turns()
+    late = replica("late")
+    fleet.add(late)
+    assert await waiter.has_it() is late
+    await waiter.let_go()
+
+
+async def test_a_worker_that_becomes_ready_is_given_what_waits():
+    one = replica(state=WorkerState.LOADING)
+    fleet = pool(one)
+    waiter = Holder(fleet, wanted())
+    await turns()
+    assert waiter.replica is None
+    fleet.update(one, status(one, WorkerState.READY))
+    await waiter.has_it()
+    await waiter.let_go()
+
+
+async def test_a_draining_worker_finishes_what_it_has_and_gets_nothing_more():
+    one = replica(slots=2)
+    fleet = pool(one)
+    holder = Holder(fleet, wanted())
+    await holder.has_it()
+    fleet.mark_draining(one)
+    waiter = Holder(fleet, wanted())
+    await turns()
+    assert waiter.replica is None
+    assert one.in_flight == 1
+    fleet.update(one, status(one, WorkerState.READY))
+    await waiter.has_it()
+    await waiter.let_go()
+    await holder.let_go()
+
+
+async def test_a_second_worker_of_the_same_name_is_refused():
+    fleet = pool(replica("w", epoch="1"))
+    with pytest.raises(TtsError) as refused:
+        fleet.add(replica("w", epoch="2"))
+    assert refused.value.code is ErrorCode.LINK_REFUSED
+    assert "--id" in refused.value.message
+
+
+async def test_a_lost_worker_is_forgotten_and_those_who_run_on_it_are_told():
+    one = replica()
+    heard = Heard()
+    fleet = pool(one, heard=heard)
+    told = []
+    one.on_gone.add(lambda: told.append(one.id))
+    fleet.lose(one, "the link was closed")
+    fleet.lose(one, "again")
+    assert told == heard.losses == ["w"]
+    assert fleet.replicas == ()
+    assert one.health is Health.GONE
+
+
+async def test_a_segment_waits_for_a_worker_that_it_has_not_tried():
+    bad, good = replica("bad"), replica("good")
+    fleet = pool(bad, good)
+    holder = Holder(fleet, wanted(tried=frozenset({bad.key})))
+    assert await holder.has_it() is good
+    second = Holder(fleet, wanted(tried=frozenset({bad.key})))
+    await turns()
+    assert second.replica is None
+    await holder.let_go()
+    assert await second.has_it() is good
+    await second.let_go()
+
+
+async def test_a_tried_worker_is_tried_again_when_no_other_could_ever_take_the_segment():
+    bad = replica("bad")
+    fleet = pool(bad, replica("draining", state=WorkerState.DRAINING))
+    holder = Holder(fleet, wanted(tried=frozenset({bad.key})))
+    assert await holder.has_it() is bad
+    await holder.let_go()
+
+
+async def test_failures_in_a_row_eject_a_worker():
+    one, heard = replica(), Heard()
+    fleet = pool(one, replica("other"), heard=heard)
+    for _ in range(FAILURES_TO_EJECT - 1):
+        fleet.failed(one, "error")
+    assert one.health is Health.SOUND
+    fleet.spoke(one, characters=10, seconds=1, audio_seconds=1)
+    for _ in range(FAILURES_TO_EJECT):
+        fleet.failed(one, "error")
+    assert one.health is Health.EJECTED
+    assert heard.ejections == [("w", "error")]
+
+
+async def test_a_hang_ejects_a_worker_at_once():
+    one = replica()
+    fleet = pool(one)
+    fleet.failed(one, "stalled", fatal=True)
+    assert one.health is Health.EJECTED
+
+
+async def test_a_request_counts_as_backlog_until_its_segments_have_slots():
+    fleet = pool(replica())
+    with fleet.admit("tone", "me", 1000) as admitted:
+        assert fleet.backlog("tone").waiting_characters == 1000
+        fleet.started(admitted, 250)
+        assert fleet.backlog().waiting_characters == 750
+    assert fleet.backlog().waiting_characters == 0
+
+
+async def test_a_full_line_is_refused_at_once():
+    fleet = pool(replica(), max_queue_seconds=1.0)
+    with fleet.admit("tone", "you", 100_000), pytest.raises(TtsError) as refused, fleet.admit("tone", "me", 1):
+        pass
+    assert refused.value.code is ErrorCode.OVERLOADED
+    assert refused.value.retry_after_seconds > 1
+    with fleet.admit("tone", "me", 1):
+        pass
+
+
+async def test_waiting_for_the_first_worker_ever_ends_when_it_joins():
+    fleet = pool()
+    waiting = asyncio.create_task(fleet.wait_for_models(60))
+    await turns()
+    assert not waiting.done()
+    fleet.add(replica())
+    await waiting
+
+
+@pytest.mark.parametrize("seed", range(200))
+async def test_slots_always_come_back(seed: int):
+    """Random leases, cancels, expiries, losses, drains and joins: at rest, nothing is held and nobody waits."""
+    chance = random.Random(seed)
+    members = [replica(f"w{n}", slots=chance.randint(1, 3)) for n in range(3)]
+    fleet = pool(*members, seed=seed)
+    holders: list[Holder] = []
+    for step in range(60):
+        match chance.randrange(8):
+            case 0 | 1 | 2:
+                tried = frozenset({chance.choice(members).key}) if chance.random() < 0.3 else frozenset()
+                patience = 0.0 if chance.random() < 0.1 else 60.0
+                holders.append(Holder(fleet, wanted(chance.randint(1, 500), tried), patience))
+            case 3 if holders:
+                chance.choice(holders).task.cancel()
+            case 4 if holders:
+                chance.choice(holders)._let_go.set()
+            case 5:
+                fleet.failed(chance.choice(members), "error", fatal=chance.random() < 0.3)
+            case 6:
+                victim = chance.choice(members)
+                fleet.lose(victim, "killed")
+                fresh = replica(victim.id, slots=2, epoch=f"e{step}")
+                members[members.index(victim)] = fresh
+                fleet.add(fresh)
+            case 7:
+                one = chance.choice(members)
+                fleet.update(one, status(one, chance.choice([WorkerState.READY, WorkerState.DRAINING])))
+        if chance.random() < 0.7:
+            await turns(chance.randrange(3))
+        assert all(member.in_flight <= member.slots for member in members)
+    for holder in holders:
+        holder.task.cancel()
+    await asyncio.gather(*(holder.task for holder in holders), return_exceptions=True)
+    assert fleet.waiting == 0
+    assert all(member.in_flight == 0 for member in members)
+    assert fleet.backlog().waiting_characters == 0
+
+
+async def test_one_failure_is_enough_to_risk_no_more_than_one_segment_at_a_time():
+    one = replica(slots=8)
+    fleet = pool(one)
+    fleet.failed(one, "error")
+    assert one.limit == 1
+    for trusted in (2, 4, 8, 8):
+        fleet.spoke(one, characters=10, seconds=1, audio_seconds=1)
+        assert one.limit == trusted
+
+
+async def test_a_worker_far_slower_per_character_than_its_fellows_is_ejected():
+    members = [replica(f"w{n}") for n in range(3)]
+    heard = Heard()
+    fleet = pool(*members, heard=heard)
+    for _ in range(12):
+        for member, seconds in zip(members, (1.0, 1.2, 9.0), strict=True):
+            fleet.spoke(member, characters=100, seconds=seconds, audio_seconds=7)
+    assert set(heard.ejections) == {("w2", "slow")}
+
+
+async def test_a_card_that_is_half_as_fast_is_not_ejected():
+    members = [replica(f"w{n}") for n in range(2)]
+    heard = Heard()
+    fleet = pool(*members, heard=heard)
+    for _ in range(50):
+        for member, seconds in zip(members, (1.0, 2.5), strict=True):
+            fleet.spoke(member, characters=100, seconds=seconds, audio_seconds=7)
+    assert heard.ejections == []

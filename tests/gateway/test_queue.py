@@ -1,0 +1,135 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.queue import FAIR_CHARACTERS, Priority, QueueOrder, Standing, WaitingLine, rank
+
+
+def line(order: QueueOrder = QueueOrder.SHORTEST_FIRST) -> WaitingLine[str]:
+    return WaitingLine(order, patience_seconds=10.0)
+
+
+def filled(*items: tuple[str, int, float], order: QueueOrder = QueueOrder.SHORTEST_FIRST) -> WaitingLine[str]:
+    made = line(order)
+    for item, rank_, entered in items:
+        made.add(item, Standing(rank_, characters=rank_), entered)
+    return made
+
+
+def served(waiting: WaitingLine[str], now: float, at_most: int = 1000) -> list[str]:
+    order: list[str] = []
+    while len(order) < at_most and (taken := waiting.take(now, lambda item: "here")) is not None:
+        order.append(taken[0])
+    return order
+
+
+def test_the_shortest_goes_first_and_equals_go_in_order_of_arrival():
+    waiting = filled(("long", 900, 0), ("short", 20, 1), ("also short", 20, 2))
+    assert served(waiting, now=3) == ["short", "also short", "long"]
+
+
+def test_first_come_first_served_can_be_chosen():
+    assert served(filled(("long", 900, 0), ("short", 20, 1), order=QueueOrder.FCFS), now=3) == ["long", "short"]
+
+
+def test_the_first_segment_of_a_long_text_ranks_by_its_own_length_and_the_others_by_what_is_left():
+    assert rank(is_first=True, segment_characters=80, remaining_characters=3000) == 80
+    assert rank(is_first=False, segment_characters=80, remaining_characters=2920) == 2920
+
+
+def test_those_who_waited_past_the_bound_get_every_other_turn():
+    waiting = filled(("older", 950, -1), ("old", 900, 0), *((f"new {n}", 10, 11) for n in range(3)))
+    assert served(waiting, now=12) == ["older", "new 0", "old", "new 1", "new 2"]
+
+
+def test_one_for_whom_there_is_no_place_lets_others_pass_and_keeps_its_own():
+    waiting = filled(("picky", 1, 0), ("easy", 2, 0))
+    assert waiting.take(1, lambda item: None if item == "picky" else "here") == ("easy", "here")
+    assert served(waiting, now=1) == ["picky"]
+
+
+def test_one_who_left_is_not_served_and_does_not_count():
+    waiting = line()
+    left = waiting.add("left", Standing(1, 1), 0.0)
+    waiting.add("stayed", Standing(2, 2), 0.0)
+    waiting.discard(left)
+    waiting.discard(left)
+    assert len(waiting) == 1
+    assert served(waiting, now=20.0) == ["stayed"]
+
+
+def test_interactive_work_goes_before_batch_work_however_short_that_is():
+    waiting = line()
+    waiting.add("batch", Standing(1, 1, priority=Priority.BATCH), 0.0)
+    waiting.add("interactive", Standing(900, 900), 0.0)
+    assert served(waiting, now=1.0) == ["interactive", "batch"]
+
+
+def test_batch_work_that_waited_too_long_gets_its_turn():
+    waiting = line()
+    waiting.add("batch", Standing(1, 1, priority=Priority.BATCH), 0.0)
+    for n in range(3):
+        waiting.add(f"interactive {n}", Standing(5, 5), 11.0)
+    assert served(waiting, now=11.0)[0] == "batch"
+
+
+def test_a_flood_of_short_texts_does_not_keep_another_caller_waiting():
+    waiting = line()
+    for n in range(500):
+        waiting.add(f"flood {n}", Standing(10, 10, caller="flooder"), 0.0)
+    served(waiting, 1.0, at_most=200)
+    waiting.add("one", Standing(80, 80, caller="guest"), 1.0)
+    ahead = served(waiting, 1.0).index("one")
+    assert ahead * 10 <= FAIR_CHARACTERS + 10
+
+
+def test_a_caller_who_was_served_ahead_gives_way_until_the_others_have_caught_up():
+    waiting = line()
+    for n in range(40):
+        waiting.add(f"greedy {n}", Standing(100, 100, caller="greedy"), 0.0)
+        waiting.add(f"modest {n}", Standing(101, 101, caller="modest"), 0.0)
+    first = [name.split()[0] for name in served(waiting, 1.0, at_most=40)]
+    assert abs(first.count("greedy") - first.count("modest")) * 100 <= 2 * FAIR_CHARACTERS
+
+
+def test_a_caller_who_was_away_has_saved_nothing_up():
+    waiting = line()
+    waiting.add("hello", Standing(10, 10, caller="late"), 0.0)
+    assert served(waiting, 0.0) == ["hello"]
+    for n in range(100):
+        waiting.add(f"busy {n}", Standing(100, 100, caller="busy"), 0.0)
+    served(waiting, 0.0, at_most=50)
+    for n in range(100):
+        waiting.add(f"late {n}", Standing(50, 50, caller="late"), 0.0)
+    turns = [name.split()[0] for name in served(waiting, 0.0, at_most=45)]
+    assert turns.count("busy") >= 10
+
+
+def test_one_caller_alone_is_served_shortest_first_whatever_it_had_before():
+    waiting = line()
+    for n in range(50):
+        waiting.add(f"{1000 - n}", Standing(1000 - n, 200, caller="only"), 0.0)
+    assert served(waiting, 1.0) == [str(n) for n in range(951, 1001)]
+
+
+standings = st.builds(
+    Standing, st.integers(0, 99), st.integers(1, 300), st.sampled_from("abc"), st.sampled_from(list(Priority))
+)
+
+
+@given(
+    st.lists(st.tuples(standings, st.floats(0, 40)), max_size=40),
+    st.sets(st.integers(0, 39)),
+    st.sets(st.integers(0, 39)),
+    st.sampled_from(list(QueueOrder)),
+)
+def test_everyone_who_stays_is_served_exactly_once(entries, leavers, picky, order):
+    waiting: WaitingLine[int] = WaitingLine(order, patience_seconds=5.0)
+    places = [waiting.add(n, standing, entered) for n, (standing, entered) in enumerate(entries)]
+    for n in leavers & set(range(len(entries))):
+        waiting.discard(places[n])
+    order_served: list[int] = []
+    for has_place in (lambda item: item not in picky, lambda item: True):
+        while (taken := waiting.take(41.0, lambda item, ok=has_place: ok(item) or None)) is not None:
+            order_served.append(taken[0])
+    assert sorted(order_served) == [n for n in range(len(entries)) if n not in leavers]
+    assert len(waiting) == 0

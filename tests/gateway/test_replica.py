@@ -1,0 +1,51 @@
+from gateway.replica import TRANSITIONS, Event, Health
+from tests.gateway.builders import replica, status
+from wire.link import WorkerState
+
+
+def test_every_health_answers_every_event():
+    assert set(TRANSITIONS) == set(Health)
+    for row in TRANSITIONS.values():
+        assert set(row) == set(Event)
+
+
+def test_nothing_brings_back_a_replica_that_is_gone():
+    assert set(TRANSITIONS[Health.GONE].values()) == {Health.GONE}
+
+
+def test_only_a_pause_or_a_success_ends_an_ejection():
+    ways_out = {event for event, after in TRANSITIONS[Health.EJECTED].items() if after is not Health.EJECTED}
+    assert ways_out == {Event.PAUSE_OVER, Event.SPOKE, Event.LOST}
+
+
+def test_a_replica_takes_work_only_while_its_worker_reports_ready():
+    one = replica(slots=2)
+    for state in WorkerState:
+        one.take_status(status(one, state), now=1.0)
+        assert one.limit == (2 if state is WorkerState.READY else 0)
+
+
+def test_a_replica_on_probation_takes_one_segment_and_then_twice_as_many_with_each_success():
+    one = replica(slots=4)
+    one.handle(Event.EJECT)
+    assert one.limit == 0
+    one.handle(Event.PAUSE_OVER)
+    assert one.limit == 1
+    one.in_flight = 1
+    assert not one.can_take("tone")
+    one.handle(Event.SPOKE)
+    assert one.limit == 2
+    one.handle(Event.SPOKE)
+    assert one.limit == 4
+
+
+def test_a_replica_cannot_take_a_model_that_it_does_not_serve():
+    assert replica().can_take("tone")
+    assert not replica().can_take("embedded")
+
+
+def test_its_state_in_one_word_is_the_gateways_judgement_before_the_workers_report():
+    one = replica()
+    assert one.state == "ready"
+    one.handle(Event.EJECT)
+    assert one.state == "ejected"
