@@ -14,7 +14,7 @@ import aiohttp
 
 from gateway.assembler import SegmentAudio
 from gateway.budget import RetryBudget
-from gateway.pool import Admitted, Pool, Wanted
+from gateway.pool import Admitted, Lease, Pool, Wanted
 from gateway.queue import Standing
 from gateway.replica import Health, Replica
 from wire import headers
@@ -25,6 +25,9 @@ from wire.segment import Resume, SegmentRequest
 CONNECT_SECONDS = 2.0
 # A worker that is merely full or draining has not failed; so many such answers in a row and it is the fleet's trouble.
 MAX_REFUSALS = 20
+# A segment that was preempted so often is left alone.
+MAX_PREEMPTIONS = 2
+_FULL_PAUSES_SECONDS = (0.005, 0.01, 0.02, 0.05)
 
 
 class WorkerFault(Exception):
@@ -39,6 +42,10 @@ class WorkerRefused(Exception):
     """The worker had no free slot, or is not ready: no fault, and nothing was lost."""
 
 
+class Preempted(Exception):
+    """The slot is wanted by a caller with a better right to it. The segment goes on later, where it stopped."""
+
+
 class Observer(Protocol):
     """Who wants to know how segments fare: metrics and the log."""
 
@@ -47,6 +54,7 @@ class Observer(Protocol):
     ) -> None: ...
     def retried(self, replica: Replica, request_id: str, *, mid_stream: bool, reason: str, detail: str) -> None: ...
     def waited(self, seconds: float) -> None: ...
+    def preempted(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -105,21 +113,26 @@ class Dispatcher:
         journey = SegmentJourney(len(request.text))
         attempt = _Attempt(request, audio, sample_rate)
         tried: frozenset[tuple[str, str]] = frozenset()
-        refusals = 0
+        refusals = preemptions = 0
         self._budget.first_try()
         while True:
-            wanted = Wanted(request.model, request.voice, standing, tried)
+            wanted = Wanted(request.model, request.voice, standing, tried, preemptions < MAX_PREEMPTIONS)
             asked = time.monotonic()
-            async with self._pool.lease(wanted, wait_seconds=remaining_seconds()) as replica:
+            async with self._pool.lease(wanted, wait_seconds=remaining_seconds()) as lease:
+                replica = lease.replica
                 journey.waited_seconds += time.monotonic() - asked
                 if not journey.workers:
                     self._observer.waited(journey.waited_seconds)
                     self._pool.started(admitted, len(request.text))
                 journey.workers.append(replica.id)
                 try:
-                    await self._try(replica, attempt)
+                    await self._try(lease, attempt)
                     journey.tries += 1
                     return journey
+                except Preempted:
+                    preemptions += 1
+                    self._observer.preempted()
+                    continue
                 except WorkerRefused as refusal:
                     refusals += 1
                     if refusals > MAX_REFUSALS:
@@ -127,6 +140,7 @@ class Dispatcher:
                             ErrorCode.OVERLOADED, f"Every worker refuses work: {refusal}", retry_after_seconds=2.0
                         ) from None
                     pause = self._backoff_seconds(refusals)
+                    failed = None
                 except WorkerFault as fault:
                     journey.tries += 1
                     self._pool.failed(replica, fault.reason, fatal=fault.reason == "stalled")
@@ -143,25 +157,27 @@ class Dispatcher:
                             f"A segment of this text failed {journey.tries} times; the last time: {fault}",
                         ) from None
                     # Another worker is asked at once, if the fleet affords it; one that failed already gets a moment.
+                    failed = replica.key
                     pause = self._budget.take(time.monotonic())
                     if replica.key in tried:
                         pause += self._backoff_seconds(journey.tries)
-            tried |= {replica.key}
+            if failed is not None:
+                tried |= {failed}
             await asyncio.sleep(pause)
 
     def _backoff_seconds(self, attempt: int) -> float:
         """Exponential with full jitter, so that segments which failed together do not come back together."""
         return self._random.uniform(0, min(1.0, 0.05 * 2**attempt))
 
-    async def _try(self, replica: Replica, attempt: _Attempt) -> None:
-        request = attempt.request
+    async def _try(self, lease: Lease, attempt: _Attempt) -> None:
+        replica, request = lease.replica, attempt.request
         started = time.monotonic()
         predicted = replica.pace.predict_seconds(len(request.text))
         stall_seconds = replica.pace.stall_seconds(len(request.text), self._stall_floor_seconds)
         attempt.resumed_at = attempt.audio.samples
         try:
-            async with _patience(replica, stall_seconds) as progress:
-                await self._stream(replica, attempt, progress)
+            async with _patience(lease, stall_seconds) as progress:
+                await self._stream_once_free(replica, attempt, progress)
         except (aiohttp.ClientError, ConnectionError, FrameError) as error:
             raise WorkerFault(_reason(error), f"{replica.id}: {type(error).__name__}: {error}") from None
         seconds = time.monotonic() - started
@@ -170,6 +186,16 @@ class Dispatcher:
             self._pool.spoke(replica, characters=len(request.text), seconds=seconds, audio_seconds=audio_seconds)
         self._observer.segment_done(replica, seconds=seconds, predicted_seconds=predicted, audio_seconds=audio_seconds)
         attempt.audio.finish()
+
+    async def _stream_once_free(self, replica: Replica, attempt: _Attempt, progress: Callable[[], None]) -> None:
+        # The slot is ours, but its last holder may have hung up this very moment: the worker then needs until its next
+        # step to notice. Only a worker that stays full is full, with the work of another gateway.
+        for pause in _FULL_PAUSES_SECONDS:
+            try:
+                return await self._stream(replica, attempt, progress)
+            except WorkerRefused:
+                await asyncio.sleep(pause)
+        return await self._stream(replica, attempt, progress)
 
     async def _stream(self, replica: Replica, attempt: _Attempt, progress: Callable[[], None]) -> None:
         host = f"[{replica.host}]" if ":" in replica.host else replica.host
@@ -233,38 +259,46 @@ class _Attempt:
 
 
 @asynccontextmanager
-async def _patience(replica: Replica, stall_seconds: float) -> AsyncIterator[Callable[[], None]]:
-    """Bound the silence of a worker inside the block, and end it at once when the worker's link is lost.
+async def _patience(lease: Lease, stall_seconds: float) -> AsyncIterator[Callable[[], None]]:
+    """Bound the silence of a worker inside the block, and end it at once when the worker's link is lost or the slot is
+    wanted back.
 
     Yields a function to call at each sign of progress.
 
     Raises:
         WorkerFault: `stalled` or `lost`.
+        Preempted: the slot is wanted back.
     """
     loop = asyncio.get_running_loop()
-    lost = False
+    replica = lease.replica
+    ended: Exception | None = None
     if replica.health is Health.GONE:
         raise WorkerFault("lost", f"{replica.id}: its link is gone")
     try:
         async with asyncio.timeout(stall_seconds) as limit:
 
             def progress() -> None:
-                if not lost:
+                if ended is None:
                     limit.reschedule(loop.time() + stall_seconds)
 
-            def gone() -> None:
-                nonlocal lost
-                lost = True
+            def end(reason: Exception) -> None:
+                nonlocal ended
+                ended = ended or reason
                 limit.reschedule(loop.time())
 
+            def gone() -> None:
+                end(WorkerFault("lost", f"{replica.id}: its link was lost"))
+
             replica.on_gone.add(gone)
+            lease.on_preempt = lambda: end(Preempted())
             try:
                 yield progress
             finally:
+                lease.on_preempt = None
                 replica.on_gone.discard(gone)
     except TimeoutError:
-        if lost:
-            raise WorkerFault("lost", f"{replica.id}: its link was lost") from None
+        if ended is not None:
+            raise ended from None
         raise WorkerFault("stalled", f"{replica.id}: no sign of progress for {stall_seconds:.1f} s") from None
 
 

@@ -54,6 +54,9 @@ class Metrics:
         )
         self.retries = counter("retries", "Segments given to another worker.", "phase", "reason")
         self.failovers = counter("failovers", "Segments that another worker took over after audio was sent.")
+        self.preemptions = counter(
+            "preemptions", "Segments that gave way to a caller with a better right, for a while."
+        )
         self.ejections = counter("ejections", "Workers put aside because they failed.", "reason")
         self.cancelled = counter("cancelled", "Requests whose caller left, by how far they were.", "stage")
         self.rejected = counter("rejected", "Requests refused, by error code.", "reason")

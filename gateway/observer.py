@@ -54,6 +54,9 @@ class Observer:
     def waited(self, seconds: float) -> None:
         self._metrics.queue_wait.observe(seconds)
 
+    def preempted(self) -> None:
+        self._metrics.preemptions.inc()
+
     def segment_done(self, replica: Replica, *, seconds: float, predicted_seconds: float, audio_seconds: float) -> None:
         self._metrics.segment_duration.labels(replica.id).observe(seconds)
         self._metrics.segment_predicted.labels(replica.id).observe(predicted_seconds)

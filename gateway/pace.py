@@ -42,6 +42,15 @@ class Pace:
     def audio_seconds_per_character(self) -> float:
         return self.audio_seconds / self.characters
 
+    @classmethod
+    def expected_from(cls, fellows: Pace) -> Pace:
+        """Return what to expect of a worker that is new, from what its fellows did: a fleet that is being restarted
+        must not look twenty times slower than it is, and refuse requests for it."""
+        return cls(
+            seconds=_PRIOR_CHARACTERS * fellows.seconds_per_character,
+            audio_seconds=_PRIOR_CHARACTERS * fellows.audio_seconds_per_character,
+        )
+
     @property
     def is_learned(self) -> bool:
         """Enough was seen to compare it with others."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
@@ -45,6 +45,21 @@ class Wanted:
     voice: str
     standing: Standing
     tried: frozenset[tuple[str, str]] = frozenset()
+    may_be_preempted: bool = True
+
+
+@dataclass(eq=False, slots=True)
+class Lease:
+    """A segment's hold on one slot. Made and ended by the pool only, inside `Pool.lease`.
+
+    Its holder may set `on_preempt`: a function that makes it give the slot back soon, because somebody else has a
+    better right to it. It is called at most once, and never after the lease has ended.
+    """
+
+    replica: Replica
+    wanted: Wanted
+    on_preempt: Callable[[], None] | None = None
+    heir: _Waiter | None = None  # who gets the slot when it comes back, once the holder was asked for it
 
 
 @dataclass(eq=False, slots=True)
@@ -59,7 +74,8 @@ class Admitted:
 @dataclass(eq=False, slots=True)
 class _Waiter:
     wanted: Wanted
-    future: asyncio.Future[Replica] = field(repr=False)
+    future: asyncio.Future[Lease] = field(repr=False)
+    entry: Entry[_Waiter] | None = field(default=None, repr=False)
 
 
 class Pool:
@@ -88,9 +104,12 @@ class Pool:
         self._lines: dict[str, WaitingLine[_Waiter]] = {}
         self._waiting_characters: Counter[str] = Counter()  # by model
         self._caller_characters: Counter[str] = Counter()  # by caller
+        self._leases: set[Lease] = set()
         self._turns = 0
         # Every model that was ever announced, newest word on it: a request for one that is just restarting can wait.
         self._models: dict[str, ModelInfo] = {}
+        # How fast workers of each kind are, whoever they were.
+        self._paces: defaultdict[frozenset[str], Pace] = defaultdict(Pace)
         self._anyone_joined = asyncio.Event()
 
     # -- what the registry tells ------------------------------------------------------------------------------------
@@ -111,6 +130,7 @@ class Pool:
             )
         self._replicas[replica.id] = replica
         self._learn_models(replica)
+        replica.pace = Pace.expected_from(self._paces[frozenset(replica.models)])
         self._anyone_joined.set()
         self._observer.joined(replica)
         self._assign_waiting()
@@ -229,23 +249,25 @@ class Pool:
                 del counts[key]  # callers come and go: the table must not grow with their number
 
     @contextlib.asynccontextmanager
-    async def lease(self, wanted: Wanted, *, wait_seconds: float) -> AsyncIterator[Replica]:
+    async def lease(self, wanted: Wanted, *, wait_seconds: float) -> AsyncIterator[Lease]:
         """Hold one slot of one replica for the length of the block.
 
         The slot is given back exactly once however the block ends: normally, by an error, or because the client left.
+        A caller who was lately served far less than another one need not wait for it: that one is preempted.
 
         Raises:
             TtsError: `queue_timeout` or `no_worker`, when no slot came free within `wait_seconds`.
         """
-        replica = await self._acquire(wanted, wait_seconds)
+        lease = await self._acquire(wanted, wait_seconds)
         try:
-            yield replica
+            yield lease
         finally:
-            self._release(replica)
+            self._release(lease)
 
     def spoke(self, replica: Replica, *, characters: int, seconds: float, audio_seconds: float) -> None:
         """A whole segment came from this replica."""
         replica.pace.observe(characters, seconds, audio_seconds)
+        self._paces[frozenset(replica.models)].observe(characters, seconds, audio_seconds)
         replica.segments_spoken += 1
         replica.consecutive_failures = 0
         replica.ejections = 0
@@ -275,7 +297,7 @@ class Pool:
             return
         if replica.pace.seconds_per_character > OUTLIER_FACTOR * statistics.median(others):
             self._eject(replica, "slow")
-            replica.pace = Pace()  # what it does after the pause is judged afresh
+            replica.pace = Pace.expected_from(replica.pace)  # what it does after the pause is judged afresh
 
     def _eject(self, replica: Replica, reason: str) -> None:
         if replica.health in (Health.EJECTED, Health.GONE):
@@ -297,13 +319,15 @@ class Pool:
 
     # -- the line ---------------------------------------------------------------------------------------------------
 
-    async def _acquire(self, wanted: Wanted, wait_seconds: float) -> Replica:
+    async def _acquire(self, wanted: Wanted, wait_seconds: float) -> Lease:
         waiter = _Waiter(wanted, asyncio.get_running_loop().create_future())
         line = self._lines.get(wanted.model)
         if line is None:
             line = self._lines[wanted.model] = WaitingLine(self._order, patience_seconds=self._patience_seconds)
-        entry = line.add(waiter, wanted.standing, self._clock())
+        waiter.entry = entry = line.add(waiter, wanted.standing, self._clock())
         self._assign_waiting()
+        if not waiter.future.done():
+            self._preempt_for(waiter, line)
         try:
             async with asyncio.timeout(max(0.0, wait_seconds)):
                 return await waiter.future
@@ -336,10 +360,39 @@ class Pool:
                 if taken is None:
                     break
                 waiter, replica = taken
-                self._turns += 1
-                replica.turn = self._turns
-                replica.in_flight += 1
-                waiter.future.set_result(replica)
+                self._grant(waiter, replica)
+
+    def _grant(self, waiter: _Waiter, replica: Replica) -> None:
+        lease = Lease(replica, waiter.wanted)
+        self._leases.add(lease)
+        self._turns += 1
+        replica.turn = self._turns
+        replica.in_flight += 1
+        waiter.future.set_result(lease)
+
+    def _preempt_for(self, waiter: _Waiter, line: WaitingLine[_Waiter]) -> None:
+        """Ask a holder who has a lesser right to its slot for it; of several the one whose end is furthest.
+
+        The order of the line decides who gets the next free slot, but a flood leaves none free: whoever comes then
+        would wait for a segment of it to end, at every segment of his own. Nothing is lost by giving way: the segment
+        goes on later, at the next sample.
+        """
+        wanted, now = waiter.wanted, self._clock()
+        candidates = [
+            lease
+            for lease in self._leases
+            if lease.on_preempt is not None
+            and lease.heir is None
+            and lease.wanted.may_be_preempted
+            and lease.wanted.model == wanted.model
+            and lease.replica.key not in wanted.tried
+            and line.yields(lease.wanted.standing, wanted.standing, now)
+        ]
+        if candidates:
+            victim = max(candidates, key=lambda lease: lease.wanted.standing.rank)
+            victim.heir = waiter
+            assert victim.on_preempt is not None
+            victim.on_preempt()
 
     def _place(self, waiter: _Waiter) -> Replica | None:
         if waiter.future.done():  # cancelled, but its task has not run yet: it leaves the line by itself
@@ -370,9 +423,15 @@ class Pool:
             # else will give it back.
             self._release(future.result())
 
-    def _release(self, replica: Replica) -> None:
+    def _release(self, lease: Lease) -> None:
+        replica, heir = lease.replica, lease.heir
+        self._leases.remove(lease)  # a KeyError here is a slot that was given back twice
         replica.in_flight -= 1
-        assert replica.in_flight >= 0, f"released twice: {replica!r}"
+        assert replica.in_flight >= 0, f"more given back than taken: {replica!r}"
+        if heir is not None and not heir.future.done() and replica.can_take(heir.wanted.model):
+            assert heir.entry is not None
+            self._lines[heir.wanted.model].serve(heir.entry, self._clock())
+            self._grant(heir, replica)
         self._assign_waiting()
 
     def __repr__(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,12 +10,12 @@ from enum import IntEnum, StrEnum
 from itertools import count
 from typing import Generic, TypeVar
 
+from gateway.fairness import Usage
+
 T = TypeVar("T")
 Place = TypeVar("Place")
 
-# By how many characters one caller may be served ahead of another who waits too. Two long segments: small enough that a
-# flood costs the others a moment, large enough that shortest-first still decides between callers of ordinary habits.
-FAIR_CHARACTERS = 500.0
+_FORGET_EVERY = 1000
 
 
 class QueueOrder(StrEnum):
@@ -67,9 +66,8 @@ class Entry(Generic[T]):
 
 @dataclass(eq=False, slots=True)
 class _Caller(Generic[T]):
-    """One caller's waiting segments by key, and the characters that were served to it, in the line's virtual time."""
+    """One caller's waiting segments, by key."""
 
-    served: float
     entries: list[tuple[tuple[int, int, int], Entry[T]]] = field(default_factory=list)
 
     def head(self) -> Entry[T] | None:
@@ -85,8 +83,8 @@ class WaitingLine(Generic[T]):
        texts; ageing every rank all the time doubled the 99th percentile of time to first audio in simulation. So age
        counts only past a bound, and takes at most half of the turns.
     2. Interactive before batch.
-    3. A caller who was served more than `FAIR_CHARACTERS` beyond another one that waits lets that one pass: deficit
-       round robin in characters, with shortest-first inside its bound. A single caller is not affected.
+    3. Callers who were lately served less, by levels that double (gateway.fairness). A single caller is not affected,
+       and between callers of like habits the next rule decides.
     4. The smallest rank; equals in order of arrival.
 
     First-come-first-served, where chosen, knows none of these.
@@ -100,20 +98,24 @@ class WaitingLine(Generic[T]):
         self._by_age: deque[Entry[T]] = deque()
         self._numbers = count()
         self._waiting = 0
-        self._virtual_time = 0.0
+        self._usage = Usage()
         self._aged_goes_next = True
+        self._served = 0
 
     def __len__(self) -> int:
         return self._waiting
+
+    def yields(self, holder: Standing, other: Standing, now: float) -> bool:
+        """A segment with the standing `holder` gives its slot up for one with the standing `other`."""
+        if self._order is QueueOrder.FCFS:
+            return False
+        return holder.priority > other.priority or self._usage.yields(holder.caller, other.caller, now)
 
     def add(self, item: T, standing: Standing, now: float) -> Entry[T]:
         if self._order is QueueOrder.FCFS:
             standing = Standing(rank=0, characters=standing.characters)
         entry = Entry(item, standing, now, next(self._numbers))
-        caller = self._callers.get(standing.caller)
-        if caller is None:
-            # Whoever was away has saved up nothing: he starts level with those who are here.
-            caller = self._callers[standing.caller] = _Caller(self._virtual_time)
+        caller = self._callers.setdefault(standing.caller, _Caller())
         heapq.heappush(caller.entries, (entry.key, entry))
         self._by_age.append(entry)
         self._waiting += 1
@@ -133,49 +135,46 @@ class WaitingLine(Generic[T]):
             oldest, goes_next = self._by_age[0], self._aged_goes_next
             self._aged_goes_next = not goes_next
             if goes_next and (found := place(oldest.item)) is not None:
-                return self._serve(oldest), found
-        return self._take_by_key(place)
+                return self.serve(oldest, now), found
+        return self._take_by_key(now, place)
 
-    def _take_by_key(self, place: Callable[[T], Place | None]) -> tuple[T, Place] | None:
-        heads = self._heads()
+    def _take_by_key(self, now: float, place: Callable[[T], Place | None]) -> tuple[T, Place] | None:
+        heads = self._heads(now)
         passed: list[tuple[_Caller[T], Entry[T]]] = []
         try:
             while heads:
-                _, is_over, _, _, caller = heapq.heappop(heads)
+                _, level, _, _, caller = heapq.heappop(heads)
                 entry = caller.head()
                 assert entry is not None
                 if (found := place(entry.item)) is not None:
-                    return self._serve(entry), found
+                    return self.serve(entry, now), found
                 heapq.heappop(caller.entries)
                 passed.append((caller, entry))
                 if (following := caller.head()) is not None:
                     priority, rank_, number = following.key
-                    heapq.heappush(heads, (priority, is_over, rank_, number, caller))
+                    heapq.heappush(heads, (priority, level, rank_, number, caller))
         finally:
             for caller, entry in passed:
                 heapq.heappush(caller.entries, (entry.key, entry))
         return None
 
-    def _heads(self) -> list[tuple[int, bool, int, int, _Caller[T]]]:
+    def _heads(self, now: float) -> list[tuple[int, int, int, int, _Caller[T]]]:
         """Return every caller's first entry, ordered by what the class says; forget callers of whom nobody waits."""
-        waiting: list[tuple[_Caller[T], Entry[T]]] = []
+        heads: list[tuple[int, int, int, int, _Caller[T]]] = []
         for name, caller in list(self._callers.items()):
             if (head := caller.head()) is not None:
-                waiting.append((caller, head))
-            elif caller.served <= self._virtual_time:
+                priority, rank_, number = head.key
+                heads.append((priority, self._usage.level(name, now), rank_, number, caller))
+            else:
                 del self._callers[name]
-        # Virtual time is how far the one who is furthest behind has been served: it never runs back.
-        self._virtual_time = max(self._virtual_time, min((c.served for c, _ in waiting), default=-math.inf))
-        limit = self._virtual_time + FAIR_CHARACTERS
-        heads = [
-            (head.key[0], caller.served > limit, head.key[1], head.number, caller)
-            for caller, head in waiting
-        ]  # fmt: skip
         heapq.heapify(heads)
         return heads
 
-    def _serve(self, entry: Entry[T]) -> T:
+    def serve(self, entry: Entry[T], now: float) -> T:
+        """Take a waiting entry out because it got a slot, and charge its caller; return its item."""
         self.discard(entry)
-        caller = self._callers[entry.standing.caller]
-        caller.served = max(caller.served, self._virtual_time) + entry.standing.characters
+        self._usage.charge(entry.standing.caller, entry.standing.characters, now)
+        self._served += 1
+        if self._served % _FORGET_EVERY == 0:
+            self._usage.forget(now)
         return entry.item

@@ -12,8 +12,8 @@ from wire.errors import ErrorCode, TtsError
 from wire.link import WorkerState
 
 
-def wanted(rank: int = 100, tried: frozenset = frozenset()) -> Wanted:
-    return Wanted("tone", "alto", Standing(rank, 100), tried)
+def wanted(rank: int = 100, tried: frozenset = frozenset(), caller: str = "", preemptible: bool = True) -> Wanted:
+    return Wanted("tone", "alto", Standing(rank, 100, caller), tried, preemptible)
 
 
 class Holder:
@@ -21,14 +21,21 @@ class Holder:
 
     def __init__(self, of: Pool, what: Wanted, wait_seconds: float = 60.0) -> None:
         self.replica: Replica | None = None
+        self.was_preempted = False
         self._let_go = asyncio.Event()
         self._has_it = asyncio.Event()
         self.task = asyncio.create_task(self._hold(of, what, wait_seconds))
 
     async def _hold(self, of: Pool, what: Wanted, wait_seconds: float) -> None:
-        async with of.lease(what, wait_seconds=wait_seconds) as self.replica:
+        async with of.lease(what, wait_seconds=wait_seconds) as self.lease:
+            self.replica = self.lease.replica
+            self.lease.on_preempt = self.preempt
             self._has_it.set()
             await self._let_go.wait()
+
+    def preempt(self) -> None:
+        self.was_preempted = True
+        self._let_go.set()
 
     async def has_it(self) -> Replica:
         await self._has_it.wait()
@@ -50,7 +57,7 @@ async def test_a_lease_takes_a_slot_and_gives_it_back():
     one = replica(slots=2)
     fleet = pool(one)
     async with fleet.lease(wanted(), wait_seconds=1) as leased:
-        assert leased is one
+        assert leased.replica is one
         assert one.in_flight == 1
     assert one.in_flight == 0
 
@@ -254,7 +261,8 @@ async def test_slots_always_come_back(seed: int):
             case 0 | 1 | 2:
                 tried = frozenset({chance.choice(members).key}) if chance.random() < 0.3 else frozenset()
                 patience = 0.0 if chance.random() < 0.1 else 60.0
-                holders.append(Holder(fleet, wanted(chance.randint(1, 500), tried), patience))
+                who = chance.choice(["", "a", "b", "b", "b", "b", "b"])
+                holders.append(Holder(fleet, wanted(chance.randint(1, 500), tried, who), patience))
             case 3 if holders:
                 chance.choice(holders).task.cancel()
             case 4 if holders:
@@ -309,3 +317,83 @@ async def test_a_card_that_is_half_as_fast_is_not_ejected():
         for member, seconds in zip(members, (1.0, 2.5), strict=True):
             fleet.spoke(member, characters=100, seconds=seconds, audio_seconds=7)
     assert heard.ejections == []
+
+
+async def test_a_restarted_worker_is_expected_to_be_as_fast_as_its_kind_was():
+    one = replica()
+    fleet = pool(one)
+    for _ in range(50):
+        fleet.spoke(one, characters=100, seconds=0.1, audio_seconds=7)
+    fleet.lose(one, "killed")
+    fresh = replica(epoch="2")
+    fleet.add(fresh)
+    assert fresh.pace.seconds_per_character == pytest.approx(0.001, rel=0.05)
+    assert not fresh.pace.is_learned
+
+
+def long(caller: str, rank: int = 900, preemptible: bool = True) -> Wanted:
+    return Wanted("tone", "alto", Standing(rank, 600, caller), may_be_preempted=preemptible)
+
+
+async def end(*holders: Holder) -> None:
+    for holder in holders:
+        holder._let_go.set()
+    await asyncio.gather(*(holder.task for holder in holders))
+
+
+async def test_a_newcomer_need_not_wait_for_a_caller_who_holds_everything():
+    fleet = pool(replica(slots=4))
+    flood = [Holder(fleet, long("flooder", rank=n)) for n in range(10)]
+    await turns()
+    guest = Holder(fleet, wanted(rank=999, caller="guest"))
+    await guest.has_it()
+    assert [holder.lease.wanted.standing.rank for holder in flood if holder.was_preempted] == [3]
+    await end(guest, *flood)
+    assert fleet.in_flight == 0
+
+
+async def test_nobody_is_preempted_for_a_caller_who_had_as_much():
+    fleet = pool(replica(slots=4))
+    holders = [Holder(fleet, long(caller)) for caller in "aabb"]
+    await turns()
+    more = Holder(fleet, long("a"))
+    await turns()
+    assert not any(holder.was_preempted for holder in holders)
+    await end(*holders, more)
+
+
+async def test_one_caller_alone_preempts_nothing_of_its_own():
+    fleet = pool(replica(slots=2))
+    holders = [Holder(fleet, long("only", rank=rank_)) for rank_ in (900, 800, 1)]
+    await turns()
+    assert not any(holder.was_preempted for holder in holders)
+    await end(*holders)
+
+
+async def test_a_segment_that_has_given_way_often_enough_is_left_alone():
+    fleet = pool(replica(slots=2))
+    holders = [Holder(fleet, long("a", preemptible=False)) for _ in range(2)]
+    await turns()
+    guest = Holder(fleet, wanted(caller="b"))
+    await turns()
+    assert guest.replica is None
+    assert not any(holder.was_preempted for holder in holders)
+    await end(*holders, guest)
+
+
+async def test_a_slot_whose_heir_has_left_goes_to_the_next_in_line():
+    fleet = pool(replica(slots=2))
+    holders = [Holder(fleet, long("a")) for _ in range(2)]
+    await turns()
+    for holder in holders:
+        holder.lease.on_preempt = lambda: None
+    heir = Holder(fleet, wanted(caller="b"))
+    await turns()
+    heir.task.cancel()
+    await asyncio.gather(heir.task, return_exceptions=True)
+    next_in_line = Holder(fleet, long("a"))
+    await turns()
+    await end(*holders)
+    await next_in_line.has_it()
+    await next_in_line.let_go()
+    assert fleet.in_flight == fleet.waiting == 0

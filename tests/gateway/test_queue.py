@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.queue import FAIR_CHARACTERS, Priority, QueueOrder, Standing, WaitingLine, rank
+from gateway.queue import Priority, QueueOrder, Standing, WaitingLine, rank
 
 
 def line(order: QueueOrder = QueueOrder.SHORTEST_FIRST) -> WaitingLine[str]:
@@ -78,30 +78,29 @@ def test_a_flood_of_short_texts_does_not_keep_another_caller_waiting():
         waiting.add(f"flood {n}", Standing(10, 10, caller="flooder"), 0.0)
     served(waiting, 1.0, at_most=200)
     waiting.add("one", Standing(80, 80, caller="guest"), 1.0)
-    ahead = served(waiting, 1.0).index("one")
-    assert ahead * 10 <= FAIR_CHARACTERS + 10
+    assert served(waiting, 1.0)[0] == "one"
 
 
-def test_a_caller_who_was_served_ahead_gives_way_until_the_others_have_caught_up():
+def test_two_who_ask_for_the_same_get_the_same():
     waiting = line()
-    for n in range(40):
-        waiting.add(f"greedy {n}", Standing(100, 100, caller="greedy"), 0.0)
-        waiting.add(f"modest {n}", Standing(101, 101, caller="modest"), 0.0)
-    first = [name.split()[0] for name in served(waiting, 1.0, at_most=40)]
-    assert abs(first.count("greedy") - first.count("modest")) * 100 <= 2 * FAIR_CHARACTERS
+    for n in range(400):
+        waiting.add(f"greedy {n}", Standing(50, 50, caller="greedy"), 0.0)
+        waiting.add(f"modest {n}", Standing(51, 51, caller="modest"), 0.0)
+    first = [name.split()[0] for name in served(waiting, 1.0, at_most=400)]
+    assert first.count("greedy") <= 2.2 * first.count("modest")
 
 
-def test_a_caller_who_was_away_has_saved_nothing_up():
+def test_a_slot_is_given_up_only_to_a_better_right():
     waiting = line()
-    waiting.add("hello", Standing(10, 10, caller="late"), 0.0)
-    assert served(waiting, 0.0) == ["hello"]
-    for n in range(100):
-        waiting.add(f"busy {n}", Standing(100, 100, caller="busy"), 0.0)
-    served(waiting, 0.0, at_most=50)
-    for n in range(100):
-        waiting.add(f"late {n}", Standing(50, 50, caller="late"), 0.0)
-    turns = [name.split()[0] for name in served(waiting, 0.0, at_most=45)]
-    assert turns.count("busy") >= 10
+    for n in range(20):
+        waiting.add(f"{n}", Standing(100, 100, caller="flooder"), 0.0)
+    served(waiting, 0.0)
+    flooder, guest = Standing(1, 1, caller="flooder"), Standing(900, 900, caller="guest")
+    assert waiting.yields(flooder, guest, now=0.0)
+    assert not waiting.yields(guest, flooder, now=0.0)
+    batch = Standing(1, 1, caller="guest", priority=Priority.BATCH)
+    assert waiting.yields(batch, guest, now=0.0)
+    assert not line(QueueOrder.FCFS).yields(batch, guest, now=0.0)
 
 
 def test_one_caller_alone_is_served_shortest_first_whatever_it_had_before():
