@@ -119,7 +119,7 @@ class Cluster:
                 sys.stdout.write(f"--- {one.name}\n{one.log_text()[-4000:]}")
 
     async def start_gateway(self, *options: str, public_port: int = 0, internal_port: int = 0) -> Running:
-        """Start `tts-gateway`; returns when it listens."""
+        """Start `tts-gateway`; returns when it listens. Its log must be at info, where it says on which ports."""
         self.gateway = await self.start(
             "gateway",
             "tts-gateway",
