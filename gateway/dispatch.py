@@ -14,9 +14,10 @@ import aiohttp
 
 from gateway.assembler import SegmentAudio
 from gateway.budget import RetryBudget
-from gateway.pool import Admitted, Lease, Pool, Wanted
+from gateway.pool import Lease, Pool, Wanted
 from gateway.queue import Standing
 from gateway.replica import Health, Replica
+from gateway.work import Admitted
 from wire import headers
 from wire.errors import ErrorCode, TtsError
 from wire.frames import Frame, FrameError, FrameReader, FrameType

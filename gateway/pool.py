@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import statistics
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
-from gateway import admission, balancer
+from gateway import admission, balancer, ejection
 from gateway.admission import Backlog
 from gateway.balancer import Policy
 from gateway.pace import Pace
 from gateway.queue import Entry, QueueOrder, Standing, WaitingLine
 from gateway.replica import Event, Health, Replica
+from gateway.work import Admitted, WaitingWork
 from wire.errors import ErrorCode, TtsError
 from wire.link import ModelInfo, Status, WorkerState
-
-# A worker that fails so many segments in a row, with no success between, is sick; the next segments go elsewhere.
-FAILURES_TO_EJECT = 3
-# A card of an older generation is two or three times slower and welcome; a throttled or shared one is worse.
-OUTLIER_FACTOR = 5.0
-FIRST_PAUSE_SECONDS = 2.0
-LONGEST_PAUSE_SECONDS = 60.0
 
 
 class Observer(Protocol):
@@ -63,15 +56,6 @@ class Lease:
 
 
 @dataclass(eq=False, slots=True)
-class Admitted:
-    """A request's part of the backlog: the characters that it has not yet brought to a slot."""
-
-    model: str
-    caller: str
-    waiting_characters: int
-
-
-@dataclass(eq=False, slots=True)
 class _Waiter:
     wanted: Wanted
     future: asyncio.Future[Lease] = field(repr=False)
@@ -102,8 +86,7 @@ class Pool:
         self._clock = clock
         self._replicas: dict[str, Replica] = {}
         self._lines: dict[str, WaitingLine[_Waiter]] = {}
-        self._waiting_characters: Counter[str] = Counter()  # by model
-        self._caller_characters: Counter[str] = Counter()  # by caller
+        self._work = WaitingWork()
         self._leases: set[Lease] = set()
         self._turns = 0
         # Every model that was ever announced, newest word on it: a request for one that is just restarting can wait.
@@ -195,13 +178,13 @@ class Pool:
 
     def backlog(self, model: str | None = None) -> Backlog:
         """Return the work that waits for a model, or for all of them."""
-        models = self._waiting_characters if model is None else [model]
         speed = sum(
             replica.limit / replica.pace.seconds_per_character
             for replica in self._replicas.values()
             if model is None or model in replica.models
         )
-        return Backlog(sum(self._waiting_characters[name] for name in list(models)), speed)
+        waiting = self._work.by_model.total() if model is None else self._work.by_model[model]
+        return Backlog(waiting, speed)
 
     async def wait_for_models(self, timeout_seconds: float) -> None:
         """Wait until any worker has ever joined.
@@ -224,29 +207,13 @@ class Pool:
         Raises:
             TtsError: `overloaded` or `rate_limited`.
         """
-        admission.admit(self.backlog(model), self._caller_characters[caller], max_queue_seconds=self._max_queue_seconds)
-        admitted = Admitted(model, caller, 0)
-        self._count(admitted, characters)
-        try:
+        admission.admit(self.backlog(model), self._work.by_caller[caller], max_queue_seconds=self._max_queue_seconds)
+        with self._work.counting(model, caller, characters) as admitted:
             yield admitted
-        finally:
-            self._count(admitted, -admitted.waiting_characters)
 
     def started(self, admitted: Admitted, characters: int) -> None:
-        """Move characters out of the backlog: their segment has its slot for the first time."""
-        assert characters <= admitted.waiting_characters, f"started more than was admitted: {admitted!r}"
-        self._count(admitted, -characters)
-
-    def _count(self, admitted: Admitted, characters: int) -> None:
-        admitted.waiting_characters += characters
-        for counts, key in (
-            (self._waiting_characters, admitted.model),
-            (self._caller_characters, admitted.caller),
-        ):
-            counts[key] += characters
-            assert counts[key] >= 0, f"counted below nothing: {key!r} {counts[key]}"
-            if not counts[key]:
-                del counts[key]  # callers come and go: the table must not grow with their number
+        """Take characters out of the waiting work: their segment has its slot for the first time."""
+        self._work.started(admitted, characters)
 
     @contextlib.asynccontextmanager
     async def lease(self, wanted: Wanted, *, wait_seconds: float) -> AsyncIterator[Lease]:
@@ -275,34 +242,22 @@ class Pool:
         replica.handle(Event.SPOKE)
         if replica.state != before:
             self._observer.changed(replica, before, "spoke a segment")
-        self._judge_pace(replica)
+        if ejection.is_too_slow(replica, self._replicas.values()):
+            self._eject(replica, "slow")
+            replica.pace = Pace.expected_from(replica.pace)  # what it does after the pause is judged afresh
         self._assign_waiting()
 
     def failed(self, replica: Replica, reason: str, *, fatal: bool = False) -> None:
         """A segment failed on this replica; the third in a row, or a `fatal` one (it hung), ejects it for a while."""
         replica.consecutive_failures += 1
         replica.doubt()
-        if fatal or replica.health is Health.PROBATION or replica.consecutive_failures >= FAILURES_TO_EJECT:
+        if fatal or ejection.failed_too_often(replica):
             self._eject(replica, reason)
-
-    def _judge_pace(self, replica: Replica) -> None:
-        """Eject a replica that is far slower, per character, than its fellows. Latency as such says nothing: a long
-        paragraph makes a healthy GPU look slow."""
-        others = [
-            other.pace.seconds_per_character
-            for other in self._replicas.values()
-            if other is not replica and other.models.keys() == replica.models.keys() and other.pace.is_learned
-        ]
-        if not others or not replica.pace.is_learned:
-            return
-        if replica.pace.seconds_per_character > OUTLIER_FACTOR * statistics.median(others):
-            self._eject(replica, "slow")
-            replica.pace = Pace.expected_from(replica.pace)  # what it does after the pause is judged afresh
 
     def _eject(self, replica: Replica, reason: str) -> None:
         if replica.health in (Health.EJECTED, Health.GONE):
             return
-        pause = min(FIRST_PAUSE_SECONDS * 2**replica.ejections, LONGEST_PAUSE_SECONDS)
+        pause = ejection.pause_seconds(replica.ejections)
         replica.ejections += 1
         before = replica.state
         replica.handle(Event.EJECT)

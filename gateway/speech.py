@@ -13,11 +13,12 @@ from gateway.assembler import SAMPLE_BYTES, SegmentAudio, joined
 from gateway.dispatch import Dispatcher
 from gateway.journey import Journey
 from gateway.plan import Item, Speak, plan_text
-from gateway.pool import Admitted, Pool
+from gateway.pool import Pool
 from gateway.queue import Standing, rank
 from gateway.request import SpeechRequest
 from gateway.text import check_scripts
 from gateway.voices import Cast, Catalogue
+from gateway.work import Admitted
 from wire.errors import ErrorCode, TtsError
 from wire.segment import MAX_SEED, SegmentRequest
 

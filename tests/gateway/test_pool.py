@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from gateway.pool import FAILURES_TO_EJECT, Pool, Wanted
+from gateway.ejection import FAILURES_TO_EJECT
+from gateway.pool import Pool, Wanted
 from gateway.queue import Standing
 from gateway.replica import Health, Replica
 from tests.gateway.builders import Heard, pool, replica, status

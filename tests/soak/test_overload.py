@@ -91,12 +91,12 @@ async def test_under_twice_the_load_the_fleet_stays_busy_and_refusals_are_quick_
     await cluster.wait_idle()
     await callers.close()
 
-    # Goodput while the overload lasts, after the queue has filled.
-    window = (begin + 2, begin + seconds)
-    spoken = sum(characters for when, characters in callers.completed if window[0] < when <= window[1])
-    goodput = spoken / (window[1] - window[0]) / CHARACTERS_PER_SECOND
+    # Goodput from the first request to the last answer: the queue keeps the fleet busy all that time, and every request
+    # that was let in counts where it ended, not where the clock cut it.
+    spoken = sum(characters for _, characters in callers.completed)
+    goodput = spoken / (max(when for when, _ in callers.completed) - begin) / CHARACTERS_PER_SECOND
     quick = statistics.quantiles([took for _, took, _ in callers.refused], n=100)[98]
-    errors = [told / truth - 1 for told, truth in _told_and_true(callers, waiting, until=window[1])]
+    errors = [told / truth - 1 for told, truth in _told_and_true(callers, waiting, until=begin + seconds)]
     say(f"2x overload for {seconds} s: {dict(callers.statuses)}, goodput {goodput:.3f} of capacity")
     say(
         f"refusals p99 {1000 * quick:.1f} ms; Retry-After off by {statistics.median(errors):+.0%} in the median, "
