@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
@@ -93,6 +93,7 @@ class Pool:
         self._models: dict[str, ModelInfo] = {}
         # How fast workers of each kind are, whoever they were.
         self._paces: defaultdict[frozenset[str], Pace] = defaultdict(Pace)
+        self._most_lanes: Counter[str] = Counter()
         self._anyone_joined = asyncio.Event()
 
     # -- what the registry tells ------------------------------------------------------------------------------------
@@ -146,6 +147,13 @@ class Pool:
 
     def _learn_models(self, replica: Replica) -> None:
         self._models.update(replica.models)
+        for model in replica.models:
+            ready = [
+                min(other.slots, 2)
+                for other in self._replicas.values()
+                if model in other.models and other.reported is WorkerState.READY
+            ]
+            self._most_lanes[model] = max(self._most_lanes[model], sum(ready))
 
     # -- what requests ask ------------------------------------------------------------------------------------------
 
@@ -172,9 +180,13 @@ class Pool:
         return sum(replica.limit for replica in self._replicas.values() if model in replica.models)
 
     def parallelism(self, model: str) -> int:
-        """How many pieces of one text are worth speaking at once. Each worker gains from two, which hide the way there
-        and back; beyond that a batch serves other requests as well, and small pieces sound worse."""
-        return sum(min(replica.limit, 2) for replica in self._replicas.values() if model in replica.models)
+        """How many pieces of one text are worth speaking at once: two for each worker, which hide the way there and
+        back; beyond that a batch serves other requests as well, and small pieces sound worse.
+
+        Counted are the most workers that were ever ready together. The plan of a text, and with it what a seed sounds
+        like, so does not change with every worker that restarts.
+        """
+        return max(1, self._most_lanes[model])
 
     def backlog(self, model: str | None = None) -> Backlog:
         """Return the work that waits for a model, or for all of them."""

@@ -204,7 +204,7 @@ class SpeechService:
             language=request.language or cast.model.languages[0],
             first_characters=min(self._options.first_characters, cast.model.max_segment_characters),
             max_characters=min(self._options.max_characters, cast.model.max_segment_characters),
-            parallelism=max(1, self._pool.parallelism(cast.model.id)),
+            parallelism=self._pool.parallelism(cast.model.id),
             whole=self._options.whole,
             param=request.text_field,
         )

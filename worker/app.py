@@ -153,7 +153,7 @@ class Worker:
         return Hello(
             worker=self._config.id,
             epoch=self._epoch,
-            port=self._port,
+            port=self._config.announced_port or self._port,
             slots=self._slots.count,
             device=self._config.device,
             models=(self._engine.info,),

@@ -48,13 +48,15 @@ class ToneOptions:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One worker. `port` 0 takes any free port; `token` empty means that anybody on this host may ask."""
+    """One worker. `port` 0 takes any free port; `announced_port` is the one that gateways dial, where that is another;
+    `token` empty means that anybody on this host may ask."""
 
     id: str
     index: int = 0
     model: str = "embedded"
     host: str = "127.0.0.1"
     port: int = _FIRST_PORT
+    announced_port: int | None = None
     gateways: tuple[Address, ...] = ()
     token: str = field(default="", repr=False)
     slots: int = 2
@@ -96,6 +98,7 @@ class Config:
             model=model,
             host=host,
             port=given.whole("port", _FIRST_PORT + index, 0, 65535),
+            announced_port=given.whole_or_none("announce_port", 1, 65535),
             gateways=_addresses(given.text("gateways", "127.0.0.1:8081")),
             token=token,
             slots=slots,
@@ -122,6 +125,11 @@ OPTIONS = (
     _Option("--id", "TTS_WORKER_ID", "name in the fleet (default worker-<index>)"),
     _Option("--host", "TTS_WORKER_HOST", "address of the data listener (default 127.0.0.1)"),
     _Option("--port", "TTS_WORKER_PORT", "port of the data listener, 0 for any free one (default 8100 + index)"),
+    _Option(
+        "--announce-port",
+        "TTS_WORKER_ANNOUNCE_PORT",
+        "port that gateways dial, where a proxy or a container maps it (default: the listener's)",
+    ),
     _Option(
         "--gateways", "TTS_GATEWAYS", "host:port[,host:port...] to register with, or none (default 127.0.0.1:8081)"
     ),

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -239,3 +240,11 @@ class Cluster:
         async with self.session.post(f"{self.url}/v1/tts", json={"text": text, **fields}) as response:
             yield response
             response.close()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now, for a process that must know it before it starts."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -398,3 +398,14 @@ async def test_a_slot_whose_heir_has_left_goes_to_the_next_in_line():
     await next_in_line.has_it()
     await next_in_line.let_go()
     assert fleet.in_flight == fleet.waiting == 0
+
+
+async def test_the_plan_of_a_text_does_not_change_when_a_worker_restarts():
+    members = [replica("a", slots=1), replica("b", slots=8)]
+    fleet = pool(*members)
+    assert fleet.parallelism("tone") == 3
+    fleet.lose(members[1], "killed")
+    assert fleet.parallelism("tone") == 3
+    fleet.add(replica("b", slots=8, epoch="2"))
+    fleet.add(replica("c", slots=8))
+    assert fleet.parallelism("tone") == 5
