@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
@@ -13,12 +12,13 @@ from typing import Protocol
 from gateway import admission, balancer, ejection
 from gateway.admission import Backlog
 from gateway.balancer import Policy
+from gateway.known import Known
 from gateway.pace import Pace
 from gateway.queue import Entry, QueueOrder, Standing, WaitingLine
 from gateway.replica import Event, Health, Replica
 from gateway.work import Admitted, WaitingWork
 from wire.errors import ErrorCode, TtsError
-from wire.link import ModelInfo, Status, WorkerState
+from wire.link import Status, WorkerState
 
 
 class Observer(Protocol):
@@ -89,12 +89,7 @@ class Pool:
         self._work = WaitingWork()
         self._leases: set[Lease] = set()
         self._turns = 0
-        # Every model that was ever announced, newest word on it: a request for one that is just restarting can wait.
-        self._models: dict[str, ModelInfo] = {}
-        # How fast workers of each kind are, whoever they were.
-        self._paces: defaultdict[frozenset[str], Pace] = defaultdict(Pace)
-        self._most_lanes: Counter[str] = Counter()
-        self._anyone_joined = asyncio.Event()
+        self.known = Known()
 
     # -- what the registry tells ------------------------------------------------------------------------------------
 
@@ -113,9 +108,8 @@ class Pool:
                 param="worker",
             )
         self._replicas[replica.id] = replica
-        self._learn_models(replica)
-        replica.pace = Pace.expected_from(self._paces[frozenset(replica.models)])
-        self._anyone_joined.set()
+        replica.pace = Pace.expected_from(self.known.pace_of(replica))
+        self.known.learn(replica, self._replicas.values())
         self._observer.joined(replica)
         self._assign_waiting()
 
@@ -123,7 +117,7 @@ class Pool:
         """Take in what a worker says of itself."""
         before = replica.state
         replica.take_status(status, self._clock())
-        self._learn_models(replica)
+        self.known.learn(replica, self._replicas.values())
         if replica.state != before:
             self._observer.changed(replica, before, status.detail or "its own report")
         self._assign_waiting()
@@ -145,26 +139,11 @@ class Pool:
         for callback in list(replica.on_gone):
             callback()
 
-    def _learn_models(self, replica: Replica) -> None:
-        self._models.update(replica.models)
-        for model in replica.models:
-            ready = [
-                min(other.slots, 2)
-                for other in self._replicas.values()
-                if model in other.models and other.reported is WorkerState.READY
-            ]
-            self._most_lanes[model] = max(self._most_lanes[model], sum(ready))
-
     # -- what requests ask ------------------------------------------------------------------------------------------
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
         return tuple(self._replicas.values())
-
-    @property
-    def models(self) -> dict[str, ModelInfo]:
-        """Models by id, also of workers that are away just now."""
-        return dict(self._models)
 
     @property
     def waiting(self) -> int:
@@ -178,15 +157,6 @@ class Pool:
     def slots(self, model: str) -> int:
         """Slots that may be leased now for this model, taken or not."""
         return sum(replica.limit for replica in self._replicas.values() if model in replica.models)
-
-    def parallelism(self, model: str) -> int:
-        """How many pieces of one text are worth speaking at once: two for each worker, which hide the way there and
-        back; beyond that a batch serves other requests as well, and small pieces sound worse.
-
-        Counted are the most workers that were ever ready together. The plan of a text, and with it what a seed sounds
-        like, so does not change with every worker that restarts.
-        """
-        return max(1, self._most_lanes[model])
 
     def backlog(self, model: str | None = None) -> Backlog:
         """Return the work that waits for a model, or for all of them."""
@@ -204,11 +174,11 @@ class Pool:
         Raises:
             TtsError: `no_worker`, when none did in time.
         """
-        if self._anyone_joined.is_set():
+        if self.known.has_anyone:
             return
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self._anyone_joined.wait()
+                await self.known.wait_for_anyone()
         except TimeoutError:
             raise self._no_worker("any model", timeout_seconds) from None
 
@@ -246,7 +216,7 @@ class Pool:
     def spoke(self, replica: Replica, *, characters: int, seconds: float, audio_seconds: float) -> None:
         """A whole segment came from this replica."""
         replica.pace.observe(characters, seconds, audio_seconds)
-        self._paces[frozenset(replica.models)].observe(characters, seconds, audio_seconds)
+        self.known.observe(replica, characters, seconds, audio_seconds)
         replica.segments_spoken += 1
         replica.consecutive_failures = 0
         replica.ejections = 0

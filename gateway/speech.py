@@ -181,7 +181,7 @@ class SpeechService:
     @property
     def catalogue(self) -> Catalogue:
         """The models and voices that are known now."""
-        return Catalogue(self._pool.models, default_model=self._default_model, aliases=self._aliases)
+        return Catalogue(self._pool.known.models, default_model=self._default_model, aliases=self._aliases)
 
     @asynccontextmanager
     async def speak(self, request: SpeechRequest, journey: Journey) -> AsyncIterator[Speech]:
@@ -204,7 +204,7 @@ class SpeechService:
             language=request.language or cast.model.languages[0],
             first_characters=min(self._options.first_characters, cast.model.max_segment_characters),
             max_characters=min(self._options.max_characters, cast.model.max_segment_characters),
-            parallelism=self._pool.parallelism(cast.model.id),
+            parallelism=self._pool.known.parallelism(cast.model.id),
             whole=self._options.whole,
             param=request.text_field,
         )

@@ -403,9 +403,9 @@ async def test_a_slot_whose_heir_has_left_goes_to_the_next_in_line():
 async def test_the_plan_of_a_text_does_not_change_when_a_worker_restarts():
     members = [replica("a", slots=1), replica("b", slots=8)]
     fleet = pool(*members)
-    assert fleet.parallelism("tone") == 3
+    assert fleet.known.parallelism("tone") == 3
     fleet.lose(members[1], "killed")
-    assert fleet.parallelism("tone") == 3
+    assert fleet.known.parallelism("tone") == 3
     fleet.add(replica("b", slots=8, epoch="2"))
     fleet.add(replica("c", slots=8))
-    assert fleet.parallelism("tone") == 5
+    assert fleet.known.parallelism("tone") == 5
