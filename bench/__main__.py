@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from bench import compare, load
+from bench import compare, load, policies, speedup
 from bench.errors import OptionError
 
 INTERRUPTED = 130  # what a shell expects of a command that SIGINT ended
@@ -26,6 +26,8 @@ class Subcommand(Protocol):
 SUBCOMMANDS: dict[str, Subcommand] = {
     "load": load,
     "compare": compare,
+    "policies": policies,
+    "speedup": speedup,
 }
 
 

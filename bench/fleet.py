@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import secrets
+import signal
 import socket
 import sys
 import time
@@ -22,6 +23,7 @@ from prometheus_client.samples import Sample
 T = TypeVar("T")
 
 HOST = "127.0.0.1"
+TERMINATED = 143  # what a shell expects of a command that SIGTERM ended
 
 # Bounds a start that does not come about, on a machine ten times slower than most.
 _START_SECONDS = 60.0
@@ -92,7 +94,8 @@ class Fleet:
         """
         task = asyncio.create_task(work)
         try:
-            await asyncio.wait({task, self._crash}, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {task, self._crash}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if self._crash.done():
                 self._crash.result()
             return await task
@@ -145,7 +148,8 @@ class Fleet:
         """Wait until so many workers of the gateway are ready."""
 
         async def ready() -> bool:
-            return sum(worker["state"] == "ready" for worker in await self.workers(gateway)) == count
+            states = [str(worker["state"]) for worker in await self.workers(gateway)]
+            return states.count("ready") == count
 
         await self._until(ready, f"{count} workers to be ready")
 
@@ -177,7 +181,7 @@ class Fleet:
             text = await response.text()
         return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
-    async def _until(self, claim: Callable[[], Awaitable[T]], what: str) -> T:
+    async def _until(self, claim: Callable[[], Awaitable[T | None]], what: str) -> T:
         """Look until `claim` returns something true, and return that.
 
         Raises:
@@ -202,6 +206,13 @@ class Fleet:
 def total(samples: Iterable[Sample], name: str, **labels: str) -> float:
     """Return the sum of a metric's samples that carry these labels; 0 when there is none."""
     return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
+
+
+def ends_on_sigterm() -> None:
+    """Let SIGTERM cancel this task, so that the fleets it holds end in order, as Ctrl-C does."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 def free_port() -> int:

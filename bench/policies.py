@@ -4,42 +4,35 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import shlex
-import signal
 import sys
-import tempfile
-import time
-from array import array
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 
-from bench.client import Api, SpeechClient, Target, open_session
 from bench.errors import OptionError
-from bench.figures import distribution, events_per_second, summarize
-from bench.fleet import Fleet, FleetError, total
-from bench.generator import OpenLoop, sample_loop_lag
+from bench.fleet import TERMINATED, FleetError, ends_on_sigterm
 from bench.options import check_writable
+from bench.picture import picture
 from bench.plot import check_plot
 from bench.progress import describe
-from bench.ratios import check_section, markdown, picture, summary, tables, write_section
-from bench.report import host, samples, table_console, versions
-from bench.scenario import STUDY_OVERHEAD_SECONDS, STUDY_REALTIME_FACTOR, Scenario, Work, loaded_trace, offered_load
-from bench.services import SERVICES, Service, Setting, Started, variant
-from bench.trace import Arrival, digest
+from bench.ratios import markdown, summarize_runs, tables
+from bench.report import host, table_console, versions
+from bench.scenario import STUDY_OVERHEAD_SECONDS, STUDY_REALTIME_FACTOR, Scenario, Work, loaded_trace
+from bench.section import check_section, write_section
+from bench.services import ON_DEMAND, SERVICES, Service, Setting, variant
+from bench.turn import Progress, Turn, measure
 
 HELP = "what queue and policy do: nginx least_conn, least connections, and this gateway under the same load"
 FORMAT = "tts-bench policies 1"
 
-_SAMPLE_RATE = 24_000  # of the tone model
-_LEAD_SECONDS = 0.2
 _DRAW_EVERY_SECONDS = 0.5
 
 Report = dict[str, Any]
@@ -60,16 +53,6 @@ class Options:
     timeout: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """One service under one trace."""
-
-    scenario: Scenario
-    repeat: int
-    service: Service
-    trace: list[Arrival]
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--workers", type=int, default=4, metavar="N", help="tone workers of each service (default: 4)")
@@ -79,15 +62,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=1, metavar="N", help="of the first round (default: 1)")
     add("--scenario", type=Scenario, choices=list(Scenario), action="append", metavar="|".join(Scenario),
         help="may be repeated (default: all)")  # fmt: skip
-    add("--policy-names", metavar="NAME[,NAME]", help=f"default: {','.join(service.name for service in SERVICES)}")
+    usual, others = (",".join(service.name for service in services) for services in (SERVICES, ON_DEMAND))
+    add("--policy-names", metavar="NAME[,NAME]", help=f"default: {usual}; there is also {others}")
     add("--variant", action="append", default=[], metavar="NAME=OPTIONS",
         help="one more service: tts-gateway with these options; may be repeated")  # fmt: skip
     add("--realtime-factor", type=float, default=STUDY_REALTIME_FACTOR / 10, metavar="R",
-        help=f"of a worker (default: {STUDY_REALTIME_FACTOR / 10:g}, ten times a GPU of the routing study)")  # fmt: skip
+        help=f"of a worker (default: {STUDY_REALTIME_FACTOR / 10:g}, a tenth of the routing study's)")  # fmt: skip
     add("--overhead-seconds", type=float, metavar="S",
         help="fixed work of a segment (default: the study's 0.3 s at its factor of 0.25)")  # fmt: skip
     add("--piece-characters", type=int, default=250, metavar="N",
-        help="a server of whole texts pays the fixed work every N characters; 0: once a text (default: 250)")  # fmt: skip
+        help="whole texts cost the fixed work every N characters, with 0 once (default: 250)")  # fmt: skip
     add("--timeout", type=float, default=90.0, metavar="S", help="of a request (default: 90)")
     add("--add", type=Path, action="append", default=[], metavar="FILE.json",
         help="take in the rounds of an earlier run; with --repeats 0 only those")  # fmt: skip
@@ -99,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write and print what was asked for; 1 when a process of a service ended by itself."""
     options = read_options(arguments)
-    earlier = [read_report(path) for path in arguments.add]
+    earlier = [read_report(path, options) for path in arguments.add]
     if not options.repeats and not earlier:
         raise OptionError("--repeats 0 is used with --add")
     runs = [one for report in earlier for one in report["runs"]]
@@ -108,6 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
     except FleetError as error:
         print(f"tts-bench policies: {error}", file=sys.stderr)
         return 1
+    except asyncio.CancelledError:
+        return TERMINATED
     report = build_report(options, runs)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
@@ -144,6 +130,8 @@ def read_options(arguments: argparse.Namespace) -> Options:
         for service in services:
             service.check()
     overhead = arguments.overhead_seconds
+    if overhead is not None and not overhead >= 0:
+        raise OptionError("--overhead-seconds must be at least 0")
     if overhead is None:
         overhead = STUDY_OVERHEAD_SECONDS * arguments.realtime_factor / STUDY_REALTIME_FACTOR
     return Options(
@@ -160,8 +148,8 @@ def read_options(arguments: argparse.Namespace) -> Options:
 
 
 def _services(names: str | None, variants: Sequence[str]) -> tuple[Service, ...]:
-    known = {service.name: service for service in SERVICES}
-    wanted = list(known) if names is None else names.split(",")
+    known = {service.name: service for service in (*SERVICES, *ON_DEMAND)}
+    wanted = [service.name for service in SERVICES] if names is None else names.split(",")
     for name in wanted:
         if name not in known:
             raise OptionError(f"--policy-names: {name!r} is none of {', '.join(known)}")
@@ -174,11 +162,11 @@ def _services(names: str | None, variants: Sequence[str]) -> tuple[Service, ...]
     return tuple(services)
 
 
-def read_report(path: Path) -> Report:
-    """Return what an earlier run wrote.
+def read_report(path: Path, options: Options) -> Report:
+    """Return what an earlier run with these options wrote.
 
     Raises:
-        OptionError: there is no such file, or it is another kind of file; the message names it.
+        OptionError: there is no such file, or it is another kind of file or run; the message names it.
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -186,6 +174,9 @@ def read_report(path: Path) -> Report:
         raise OptionError(f"--add: {path}: {error}") from None
     if not isinstance(report, dict) or report.get("format") != FORMAT:
         raise OptionError(f"--add: {path} is no report of tts-bench policies")
+    for name, value in _settings(options).items():
+        if report["options"][name] != value:
+            raise OptionError(f"--add: {path} has {name} {report['options'][name]}, not {value}")
     return report
 
 
@@ -193,151 +184,92 @@ def build_report(options: Options, runs: Sequence[dict[str, Any]]) -> Report:
     """Return all of it as plain JSON."""
     return {
         "format": FORMAT,
-        "options": {
-            "workers": options.workers,
-            "load": options.load,
-            "duration": options.duration,
-            "realtime_factor": options.work.realtime_factor,
-            "overhead_seconds": options.work.overhead_seconds,
-            "piece_characters": options.work.piece_characters,
-            "timeout": options.timeout,
-        },
+        "options": _settings(options),
         "compression": options.work.compression,
         "versions": versions(),
         "host": host(),
         "runs": list(runs),
-        "summary": summary(runs),
+        "summary": summarize_runs(runs),
     }
 
 
-def plan_turns(options: Options) -> Iterator[_Turn]:
-    """Yield what is measured, in order: within a round and scenario all services meet the very same trace in turn, so
-    that what the machine does besides is spread over them.
+def _settings(options: Options) -> dict[str, Any]:
+    """Return what two runs must have in common for their rounds to stand in one table."""
+    return {
+        "workers": options.workers,
+        "load": options.load,
+        "duration": options.duration,
+        "realtime_factor": options.work.realtime_factor,
+        "overhead_seconds": options.work.overhead_seconds,
+        "piece_characters": options.work.piece_characters,
+        "timeout": options.timeout,
+    }
+
+
+def plan_turns(options: Options) -> list[Turn]:
+    """Return what is measured, in order: within a round and scenario all services meet the very same trace in turn, so
+    that whatever else the machine does is spread over them.
 
     Raises:
         OptionError: a trace is empty.
     """
+    turns = []
     for repeat in range(options.repeats):
         for scenario in options.scenarios:
+            seed = options.seed + repeat
             trace = loaded_trace(
                 scenario,
                 options.work,
                 workers=options.workers,
                 load=options.load,
                 duration_seconds=options.duration,
-                seed=options.seed + repeat,
+                seed=seed,
             )
             if not trace:
-                raise OptionError(f"--duration: not one text fits into {options.duration:g} s at --load {options.load:g}")
-            for service in options.services:
-                yield _Turn(scenario, repeat, service, trace)
+                raise OptionError(
+                    f"--duration: not one text fits into {options.duration:g} s at --load {options.load:g}"
+                )
+            setting = Setting(scenario, options.work, options.workers)
+            turns += [
+                Turn(service, setting, trace, repeat, seed, options.duration, options.timeout)
+                for service in options.services
+            ]
+    return turns
 
 
 async def _measure_all(options: Options) -> list[dict[str, Any]]:
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    turns = list(plan_turns(options))
-    runs = []
+    ends_on_sigterm()
+    turns = plan_turns(options)
     console = Console(stderr=True)
     columns = (BarColumn(bar_width=24), TextColumn("{task.description}"), TimeElapsedColumn())
-    progress = Progress(*columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal)
-    with progress:
-        bar = progress.add_task("", total=len(turns))
+    runs = []
+    with Bar(*columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal) as bar:
+        line = bar.add_task("", total=len(turns))
         for number, turn in enumerate(turns):
-            where = f"{number + 1}/{len(turns)} {turn.scenario} · {turn.service.name}"
-            async with _drawn(progress, bar, where, number) as watch:
-                one = await _measure(options, turn, watch)
+            async with _drawn(bar, line, number, turn) as progress:
+                runs.append(await measure(turn, progress))
             if not console.is_terminal:
-                print(f"{where} · {_brief(one)}", file=sys.stderr, flush=True)
-            runs.append(one)
+                print(f"{number + 1} of {len(turns)}: {turn.title}", file=sys.stderr, flush=True)
     return runs
 
 
-class _Watch:
-    """What the progress line shows: the run that is on, once there is one."""
-
-    run: OpenLoop | None = None
-
-
 @asynccontextmanager
-async def _drawn(progress: Progress, bar: Any, where: str, number: int) -> AsyncIterator[_Watch]:
-    watch = _Watch()
+async def _drawn(bar: Bar, line: TaskID, number: int, turn: Turn) -> AsyncIterator[Progress]:
+    """Draw how a turn goes while the block runs."""
+    progress = Progress()
 
     async def draw() -> None:
         while True:
-            now = "starting" if watch.run is None else describe(watch.run)
-            part = watch.run.done / watch.run.planned if watch.run is not None else 0.0
-            progress.update(bar, completed=number + part, description=f"{where} · {now}", refresh=True)
+            load = progress.load
+            text = "starting" if load is None else describe(load)
+            done = 0.0 if load is None else load.done / load.planned
+            bar.update(line, completed=number + done, description=f"{turn.title} · {text}", refresh=True)
             await asyncio.sleep(_DRAW_EVERY_SECONDS)
 
-    task = asyncio.create_task(draw())
+    drawing = asyncio.create_task(draw())
     try:
-        yield watch
+        yield progress
     finally:
-        task.cancel()
+        drawing.cancel()
         with suppress(asyncio.CancelledError):
-            await task
-
-
-async def _measure(options: Options, turn: _Turn, watch: _Watch) -> dict[str, Any]:
-    setting = Setting(turn.scenario, options.work, options.workers)
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tts-bench-")))
-        async with Fleet(directory) as fleet:
-            started = await turn.service.start(fleet, directory, setting)
-            return await fleet.guard(_load(options, turn, fleet, started, watch))
-
-
-async def _load(options: Options, turn: _Turn, fleet: Fleet, started: Started, watch: _Watch) -> dict[str, Any]:
-    """Send the trace, and return everything that is known of the run."""
-    work = options.work
-    target = Target(
-        url=started.url,
-        api=Api.TTS,
-        model="tone",
-        # The listener of a fleet that is ten times faster than real GPUs listens ten times faster.
-        sample_rate=round(_SAMPLE_RATE * work.compression),
-        timeout_seconds=options.timeout,
-        seed=options.seed + turn.repeat,
-    )
-    lags = array("d")
-    async with open_session() as session:
-        origin = time.monotonic() + _LEAD_SECONDS
-
-        def clock() -> float:
-            return time.monotonic() - origin
-
-        load = watch.run = OpenLoop(turn.trace, SpeechClient(session, target, clock).speak, clock)
-        sampler = asyncio.create_task(sample_loop_lag(lags, clock))
-        cpu_seconds = time.process_time()
-        gc.collect()
-        gc.freeze()
-        try:
-            async with asyncio.timeout(options.duration + 2 * options.timeout):
-                journeys = await load.run()
-        finally:
-            gc.unfreeze()
-            sampler.cancel()
-    figures = summarize(
-        journeys,
-        offered_per_second=events_per_second([arrival.at_seconds for arrival in turn.trace]),
-        alone=work.alone,
-    )
-    capacity = turn.scenario.capacity(options.workers)
-    return {
-        "scenario": str(turn.scenario),
-        "repeat": turn.repeat,
-        "seed": options.seed + turn.repeat,
-        "service": turn.service.name,
-        "title": turn.service.title,
-        "trace": {"requests": len(turn.trace), "digest": digest(turn.trace)},
-        "offered_load": offered_load(turn.trace, work, capacity=capacity, duration_seconds=options.duration),
-        "fleet": await _fleet_figures(fleet, started, figures["elapsed_seconds"]),
-        "figures": figures,
-        "generator": {
-            "cpu_share": (time.process_time() - cpu_seconds) / figures["elapsed_seconds"],
-            "loop_lag_seconds": distribution(lags),
-        },
-        "samples": samples(journeys),
-    }
+            await drawing

@@ -1,4 +1,4 @@
-"""What the policies are tried on: how much work a text is, what goes wrong, and a trace of exactly so much load. Pure."""
+"""What the policies are tried on: how much work a text is, what goes wrong, a trace of exactly so much load. Pure."""
 
 from __future__ import annotations
 
@@ -68,17 +68,17 @@ class Scenario(StrEnum):
     BURSTS = "bursts"
 
     @property
-    def title(self) -> str:
-        return _TITLES[self]
+    def meaning(self) -> str:
+        return _MEANINGS[self]
 
     @property
     def pattern(self) -> Pattern:
         return Pattern.BURSTS if self is Scenario.BURSTS else Pattern.POISSON
 
     @property
-    def is_sound(self) -> bool:
-        """Every worker answers, fast or slowly: no request has a reason to fail."""
-        return self not in (Scenario.FAILING, Scenario.HANGING)
+    def is_plain(self) -> bool:
+        """All workers do the same work in the same time."""
+        return self in (Scenario.HOMOGENEOUS, Scenario.BURSTS)
 
     def capacity(self, workers: int) -> float:
         """Return how many sound workers of full speed the fleet is worth. One that answers nothing is worth nothing."""
@@ -103,7 +103,7 @@ class Scenario(StrEnum):
                 return None
 
 
-_TITLES = {
+_MEANINGS = {
     Scenario.HOMOGENEOUS: "all workers alike",
     Scenario.ONE_SLOW: "one worker takes twice as long",
     Scenario.FAILING: "one worker fails every segment within 20 ms",
@@ -139,6 +139,6 @@ def stretched(pattern: Pattern, count: int, duration_seconds: float, seed: int) 
     return [at * duration_seconds / times[-1] for at in times[:-1]]
 
 
-def offered_load(trace: Sequence[Arrival], work: Work, *, capacity: float, duration_seconds: float) -> float:
-    """Return the share of the fleet that a trace keeps busy, if whole texts are spoken."""
-    return sum(work.seconds(len(arrival.text)) for arrival in trace) / (capacity * duration_seconds)
+def offered_load(trace: Sequence[Arrival], work: Work, *, available_seconds: float) -> float:
+    """Return the share of the fleet's seconds that a trace needs, if whole texts are spoken."""
+    return sum(work.seconds(len(arrival.text)) for arrival in trace) / available_seconds

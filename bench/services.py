@@ -26,6 +26,8 @@ _FAILS_AT_ONCE = ("--max-tries", "1", "--queue-timeout", "0.02")
 _SLOTS_OF_A_LINE = "64"
 
 _OUR_WORKER = ("worker",)
+# Defaults of tts-gateway.
+_TIMES = (("--queue-patience", 30.0), ("--queue-timeout", 30.0), ("--stall-timeout", 5.0), ("--request-timeout", 600.0))
 
 
 class Started(NamedTuple):
@@ -104,19 +106,22 @@ class Nginx:
 
 @dataclass(frozen=True, slots=True)
 class OneGateway:
-    """Our gateway in front of all workers. `takes_whole_texts` means workers that do."""
+    """Our gateway in front of all workers. `takes_whole_texts` means workers that do. `is_scaled`: the gateway's own times
+    are as many times shorter than its defaults as the work is, so that they are to it what they are to real GPUs."""
 
     name: str
     title: str
     gateway_options: tuple[str, ...] = ()
     worker_options: tuple[str, ...] = ("--slots", "1")
     takes_whole_texts: bool = False
+    is_scaled: bool = False
 
     def check(self) -> None:
         pass
 
     async def start(self, fleet: Fleet, directory: Path, setting: Setting) -> Started:
-        gateway = await fleet.start_gateway("gateway", *self.gateway_options)
+        times = scaled_times(setting.work.compression) if self.is_scaled else ()
+        gateway = await fleet.start_gateway("gateway", *times, *self.gateway_options)
         module = setting.whole_text_worker if self.takes_whole_texts else _OUR_WORKER
         for number in range(setting.workers):
             options = (*self.worker_options, *setting.worker_options(number))
@@ -126,7 +131,7 @@ class OneGateway:
 
 
 DEFAULT = OneGateway("default", "tts-gateway as it comes")
-SERVICES: tuple[Service, ...] = (
+BASELINES: tuple[Service, ...] = (
     Nginx(),
     OneGateway(
         "least-connections",
@@ -135,13 +140,19 @@ SERVICES: tuple[Service, ...] = (
         ("--slots", _SLOTS_OF_A_LINE, "--batch", "1"),
         takes_whole_texts=True,
     ),
-    DEFAULT,
 )
+SERVICES: tuple[Service, ...] = (*BASELINES, DEFAULT)
+ON_DEMAND: tuple[Service, ...] = (OneGateway("scaled", "tts-gateway with its own times scaled too", is_scaled=True),)
 
 
 def variant(name: str, gateway_options: Sequence[str]) -> OneGateway:
     """Return the default gateway with other options."""
     return OneGateway(name, f"tts-gateway {' '.join(gateway_options)}", tuple(gateway_options))
+
+
+def scaled_times(compression: float) -> tuple[str, ...]:
+    """Return the gateway's times that have to do with waiting, as many times shorter than it has them by default."""
+    return tuple(word for flag, seconds in _TIMES for word in (flag, f"{max(seconds / compression, 0.1):g}"))
 
 
 def find_nginx() -> str:

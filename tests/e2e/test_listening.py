@@ -36,7 +36,7 @@ LOSSY = {
     "opus": ("audio/ogg; codecs=opus", ("opus", "libopus"), 48_000),  # whatever went in, opus comes out at 48 kHz
     "aac": ("audio/aac", ("aac",), RATE),
 }
-# Codecs begin and end with whole frames: the priming of aac and the last frame together are the worst, 2 x 1024 samples.
+# Codecs begin and end with whole frames; the worst is aac, with its priming and its last frame: 2 x 1024 samples.
 PADDING_SECONDS = 0.1
 
 streamed_and_whole = pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
@@ -57,6 +57,26 @@ async def originals(fleet: Cluster) -> list[Recording]:
     return [record(body, pcm_rate=RATE) for body in answers]
 
 
+class Memory:
+    """Ears that hear no sound twice: a whole file often has the very samples of one that was streamed."""
+
+    def __init__(self, ears: Ears) -> None:
+        self._ears = ears
+        self._heard: dict[tuple[int, bytes], str] = {}
+
+    def hear(self, recording: Recording) -> str:
+        pcm = np.int16(np.clip(recording.sound, -1, 32767 / 32768) * 32768).tobytes()
+        key = (recording.sample_rate, pcm)
+        if key not in self._heard:
+            self._heard[key] = self._ears.hear(pcm, pcm_rate=recording.sample_rate)
+        return self._heard[key]
+
+
+@pytest.fixture(scope="module")
+def memory(ears: Ears) -> Memory:
+    return Memory(ears)
+
+
 async def speak_all(fleet: Cluster, form: str, *, stream: bool) -> list[bytes]:
     """Speak every text at once, so that both workers have a hand in each."""
     answers = await asyncio.gather(*(fleet.speak(text, format=form, stream=stream, seed=SEED) for text in TEXTS))
@@ -71,9 +91,9 @@ def decoded(form: str, body: bytes) -> Recording:
     return record(body, pcm_rate=RATE if form == "pcm" else None)
 
 
-async def test_the_speech_is_understood_whole(originals: list[Recording], ears: Ears):
+async def test_the_speech_is_understood_whole(originals: list[Recording], memory: Memory):
     for text, original in zip(TEXTS, originals, strict=True):
-        heard = ears.hear(np.int16(original.sound * 32768).tobytes(), pcm_rate=RATE)
+        heard = memory.hear(original)
         assert word_error_rate(text, heard) <= WORST_ERROR_RATE, heard
         assert -30 < original.loudness_dbfs < -15
         assert original.longest_silence_seconds() < 1.0
@@ -94,7 +114,7 @@ async def test_a_lossless_format_has_the_very_samples(
 @streamed_and_whole
 @pytest.mark.parametrize("form", LOSSY)
 async def test_a_lossy_format_is_understood_and_as_long(
-    fleet: Cluster, originals: list[Recording], ears: Ears, form: str, stream: bool
+    fleet: Cluster, originals: list[Recording], memory: Memory, form: str, stream: bool
 ):
     _, codecs, rate = LOSSY[form]
     for text, body, original in zip(TEXTS, await speak_all(fleet, form, stream=stream), originals, strict=True):
@@ -103,7 +123,7 @@ async def test_a_lossy_format_is_understood_and_as_long(
         assert recording.sample_rate == rate
         assert abs(recording.seconds - original.seconds) <= PADDING_SECONDS
         assert abs(recording.loudness_dbfs - original.loudness_dbfs) < 1.5
-        heard = ears.hear(body)
+        heard = memory.hear(recording)
         assert word_error_rate(text, heard) <= WORST_ERROR_RATE, heard
 
 
@@ -125,7 +145,8 @@ async def test_a_name_of_openais_is_one_of_the_voices(fleet: Cluster, ears: Ears
     body = {"model": "tts-1", "input": text, "voice": "nova", "response_format": "wav", "seed": SEED}
     answer = await fleet.post("/v1/audio/speech", body)
     assert (answer.status, answer.headers["X-TTS-Voice"]) == (200, voice)
-    assert answer.body == (await fleet.speak(text, voice=voice, format="wav", seed=SEED)).body
+    is_that_voice = answer.body == (await fleet.speak(text, voice=voice, format="wav", seed=SEED)).body
+    assert is_that_voice
     heard = ears.hear(answer.body)
     assert word_error_rate(text, heard) <= WORST_ERROR_RATE, heard
 

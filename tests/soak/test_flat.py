@@ -17,7 +17,7 @@ MIB_PER_MILLION_REQUESTS = 64
 
 
 async def test_memory_and_open_files_stay_flat(cluster: Cluster, scale: Scale):
-    count, warm = scale.of(6_000, 1_000_000), scale.of(2_000, 20_000)
+    count, warm = scale.of(2_000, 1_000_000), scale.of(1_000, 20_000)
     gateway = await cluster.start_gateway()
     workers = await cluster.start_workers(2)
     watch = Watch.of(gateway, *workers)
