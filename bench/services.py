@@ -106,8 +106,8 @@ class Nginx:
 
 @dataclass(frozen=True, slots=True)
 class OneGateway:
-    """Our gateway in front of all workers. `takes_whole_texts` means workers that do. `is_scaled`: the gateway's own times
-    are as many times shorter than its defaults as the work is, so that they are to it what they are to real GPUs."""
+    """Our gateway in front of all workers. `takes_whole_texts` means workers that do. `is_scaled`: the gateway's times
+    are as many times shorter than its defaults as the work is: they are to it what the defaults are to real GPUs."""
 
     name: str
     title: str

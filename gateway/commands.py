@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import os
+import sys
 from typing import Any
 
 import aiohttp
@@ -45,7 +46,8 @@ def run(arguments: list[str]) -> int:
         if name == "drain":
             command.add_argument("--no-wait", action="store_true", help="return when the order is given")
     options = parser.parse_args(arguments)
-    console = Console(highlight=False)
+    # In a pipe nothing wraps, and a table cut to 80 columns would lose the addresses.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     try:
         return asyncio.run(_run(options, console))
     except (aiohttp.ClientError, OSError) as error:

@@ -6,7 +6,7 @@ import argparse
 import ipaddress
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.balancer import Policy
@@ -41,7 +41,7 @@ class Config:
 
     listen: Address = Address("127.0.0.1", 8080)
     internal_listen: Address = Address("127.0.0.1", 8081)
-    worker_token: str = ""
+    worker_token: str = field(default="", repr=False)
     policy: Policy = Policy.LEAST_CONNECTIONS
     queue_order: QueueOrder = QueueOrder.SHORTEST_FIRST
     queue_timeout: float = 30.0
@@ -74,8 +74,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"control link, admin and metrics; not for the public (default {default.internal_listen})",
     )
     add("--worker-token-file", metavar="FILE", help="file with the token shared with the workers (or TTS_WORKER_TOKEN)")
-    add("--policy", choices=list(Policy), help=f"which free worker gets a segment (default {default.policy})")
-    add("--queue-order", choices=list(QueueOrder), help=f"which segment goes first (default {default.queue_order})")
+    add("--policy", choices=[*map(str, Policy)], help=f"which free worker gets a segment (default {default.policy})")
+    add(
+        "--queue-order",
+        choices=[*map(str, QueueOrder)],
+        help=f"which segment goes first (default {default.queue_order})",
+    )
     add(
         "--queue-timeout",
         type=float,

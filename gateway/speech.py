@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -70,7 +70,7 @@ class Speech:
     def sample_rate(self) -> int:
         return self.cast.model.sample_rate
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the speech as PCM s16le mono, in order, as soon as each piece is there.
 
         Raises:

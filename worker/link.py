@@ -12,7 +12,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWebSocketResponse, WSMsgType
+from aiohttp import (
+    ClientError,
+    ClientSession,
+    ClientTimeout,
+    ClientWebSocketResponse,
+    WSMsgType,
+    WSServerHandshakeError,
+)
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
 
 from wire.link import (
@@ -136,7 +143,14 @@ class Link:
     async def _dial(self, session: ClientSession) -> tuple[ClientWebSocketResponse, float]:
         """Dial once, say hello and wait for the answer."""
         url = f"ws://{self.gateway}{LINK_PATH}"
-        socket = await session.ws_connect(url, heartbeat=SILENCE_SECONDS, max_msg_size=MAX_MESSAGE_BYTES)
+        try:
+            socket = await session.ws_connect(url, heartbeat=SILENCE_SECONDS, max_msg_size=MAX_MESSAGE_BYTES)
+        except WSServerHandshakeError as error:
+            if error.status == 401:
+                raise LinkRefused(
+                    "401: wrong or missing token; set TTS_WORKER_TOKEN to the same value on both sides"
+                ) from None
+            raise
         try:
             await socket.send_str(encode(self._hello()))
             async with asyncio.timeout(SILENCE_SECONDS):

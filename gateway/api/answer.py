@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -57,8 +57,7 @@ class Answerer:
             yield journey
             journey.finish(Outcome.OK)
         except TtsError as error:
-            refused = error.status < 500 or TRAITS[error.code].type == "overloaded_error"
-            journey.finish(Outcome.REFUSED if refused else Outcome.FAILED, str(error.code))
+            journey.finish(_outcome(error), str(error.code))
             raise
         except (asyncio.CancelledError, ConnectionError):
             journey.finish(Outcome.CANCELLED)
@@ -97,9 +96,11 @@ class Answerer:
         )
         if sse:
             response.headers["Cache-Control"] = "no-cache"
-        chunks = speech.chunks()
-        first = await anext(chunks)
-        async with self._encoding(format_, speech.sample_rate) as encode:
+        async with (
+            aclosing(speech.chunks()) as chunks,
+            self._encoding(format_, speech.sample_rate) as encode,
+        ):
+            first = await anext(chunks, b"")
             try:
                 data = await encode(first)
                 await response.prepare(request)
@@ -113,7 +114,7 @@ class Answerer:
             except TtsError as error:
                 if response.prepared:
                     # Noted first: closing the connection cancels this very handler, which is not the caller's doing.
-                    journey.finish(Outcome.FAILED, str(error.code))
+                    journey.finish(_outcome(error), str(error.code))
                     await self._break_off(request, response, error, sse=sse)
                 raise
         return response
@@ -140,7 +141,11 @@ class Answerer:
         if sse and error.code is not ErrorCode.SLOW_READER:
             await self._write(response, _event({"type": "error", **error.envelope()}))
         response.force_close()
-        if request.transport is not None:
+        if request.transport is None:
+            return
+        if error.code is ErrorCode.SLOW_READER:
+            request.transport.abort()  # an orderly end would wait for the listener to take what is buffered
+        else:
             # Sends what is buffered, then ends: without the last chunk of a chunked body.
             request.transport.close()
 
@@ -172,6 +177,13 @@ class Answerer:
     async def _run(self, function: Any, *args: Any) -> bytes:
         result: bytes = await asyncio.get_running_loop().run_in_executor(self.executor, function, *args)
         return result
+
+
+def _outcome(error: TtsError) -> Outcome:
+    if error.code is ErrorCode.SLOW_READER:
+        return Outcome.CANCELLED
+    refused = error.status < 500 or TRAITS[error.code].type == "overloaded_error"
+    return Outcome.REFUSED if refused else Outcome.FAILED
 
 
 def _headers(speech: Speech, journey: Journey, content_type: str) -> dict[str, str]:

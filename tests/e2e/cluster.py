@@ -121,6 +121,7 @@ class Cluster:
 
     async def start_gateway(self, *options: str, public_port: int = 0, internal_port: int = 0) -> Running:
         """Start `tts-gateway`; returns when it listens. Its log must be at info, where it says on which ports."""
+        assert self.gateway is None or not self.gateway.is_running, "a cluster has one gateway"
         self.gateway = await self.start(
             "gateway",
             "tts-gateway",

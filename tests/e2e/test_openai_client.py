@@ -25,7 +25,7 @@ SECONDS = len(TEXT.replace(". T", ".T")) / 15  # the tone model speaks fifteen c
 
 Form = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 FORMS: tuple[Form, ...] = get_args(Form)
-MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
