@@ -29,7 +29,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 # Options for the command behind a target: make up ARGS="--workers 4", make bench ARGS="load --rate 3".
 ARGS ?=
 
-.PHONY: help up test check tools lock bench clean
+.PHONY: help up test soak check tools lock bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1#\2/p' Makefile | column -t -s '#'
@@ -39,6 +39,9 @@ up: $(VENV)/.base $(VENV)/.package  ## start a gateway and its workers on this m
 
 test: check tools  ## check, then run all tests
 	@exec $(BIN)/python -m pytest -q --durations=10 $(ARGS)
+
+soak: $(VENV)/.test $(VENV)/.package  ## the long proofs in full: chaos, hang-ups, overload, a million requests
+	@exec $(BIN)/python -m pytest -q -s --soak tests/soak $(ARGS)
 
 check: $(VENV)/.test $(VENV)/.package  ## format, lint, types and import walls, without a test
 	@echo "checking style, types and import walls ..."

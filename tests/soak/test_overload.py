@@ -160,9 +160,8 @@ async def test_a_caller_who_floods_does_not_make_the_others_wait(cluster: Cluste
         await callers.close()
         taken = sorted(s for address, many in callers.seconds.items() if address != "127.0.3.1" for s in many)
         p95s[flooded].append(taken[int(0.95 * len(taken))])
-        say(
-            f"{'flooded' if flooded else 'calm'}: p95 {p95s[flooded][-1]:.2f} s of {len(taken)}, {dict(callers.statuses)}"
-        )
+        kind = "flooded" if flooded else "calm"
+        say(f"{kind}: p95 {p95s[flooded][-1]:.2f} s of {len(taken)}, {dict(callers.statuses)}")
         assert len(taken) == int(polite_per_second * seconds), "a polite caller was refused"
     calm, noisy = statistics.median(p95s[False]), statistics.median(p95s[True])
     say(f"one caller floods 50 times: p95 of the others {calm:.2f} -> {noisy:.2f} s ({noisy / calm - 1:+.0%})")
