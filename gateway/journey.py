@@ -38,13 +38,22 @@ class Journey:
     segments_planned: int = 0
     audio_seconds: float = 0.0
     bytes_sent: int = 0
+    heard_until: float = 0.0  # instant at which a client who plays as it comes has heard all that was sent
+    stall_seconds: float = 0.0
     outcome: Outcome | None = None
     error_code: str = ""
 
-    def audio_sent(self, data: bytes) -> None:
-        """Note that audio bytes went to the client; the first such call is the time to first audio."""
+    def audio_sent(self, data: bytes, seconds: float) -> None:
+        """Note that `data`, and with it `seconds` more of audio, went to the client.
+
+        The first such call is the time to first audio. From then on the client is taken to listen: whenever all that
+        was sent has been heard before more comes, that is a stall.
+        """
+        now = time.monotonic()
         if self.first_audio is None:
-            self.first_audio = time.monotonic()
+            self.first_audio = self.heard_until = now
+        self.stall_seconds += max(0.0, now - self.heard_until)
+        self.heard_until = max(now, self.heard_until) + seconds
         self.bytes_sent += len(data)
 
     def finish(self, outcome: Outcome, error_code: str = "") -> None:
@@ -90,6 +99,7 @@ class Journey:
             "first_audio_seconds": _rounded(self.first_audio_seconds),
             "duration_seconds": _rounded(self.duration_seconds),
             "audio_seconds": _rounded(self.audio_seconds),
+            "stall_seconds": _rounded(self.stall_seconds) or None,
             "real_time_factor": _rounded(self.real_time_factor),
         }
         return {name: value for name, value in fields.items() if value not in ("", None)}

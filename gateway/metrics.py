@@ -58,6 +58,9 @@ class Metrics:
             "preemptions", "Segments that gave way to a caller with a better right, for a while."
         )
         self.ejections = counter("ejections", "Workers put aside because they failed.", "reason")
+        self.stall_seconds = counter(
+            "stall_seconds", "Seconds that listeners waited in mid-stream for audio not yet made."
+        )
         self.cancelled = counter("cancelled", "Requests whose caller left, by how far they were.", "stage")
         self.rejected = counter("rejected", "Requests refused, by error code.", "reason")
         self.event_loop_lag = histogram(

@@ -94,6 +94,7 @@ class Observer:
         if journey.first_audio_seconds is not None:
             metrics.first_audio.labels(journey.endpoint).observe(journey.first_audio_seconds)
         metrics.audio_seconds.inc(journey.audio_seconds)
+        metrics.stall_seconds.inc(journey.stall_seconds)
         match outcome:
             case Outcome.OK:
                 metrics.characters.inc(journey.characters)

@@ -70,6 +70,9 @@ class Speech:
     def sample_rate(self) -> int:
         return self.cast.model.sample_rate
 
+    def seconds(self, pcm: bytes) -> float:
+        return len(pcm) / SAMPLE_BYTES / self.sample_rate
+
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the speech as PCM s16le mono, in order, as soon as each piece is there.
 
@@ -77,7 +80,7 @@ class Speech:
             TtsError: a segment could not be spoken; what was yielded before is then not the whole.
         """
         async for chunk in joined(self._items, self._audios, self.sample_rate, self._segment_delivered):
-            self._journey.audio_seconds += len(chunk) / SAMPLE_BYTES / self.sample_rate
+            self._journey.audio_seconds += self.seconds(chunk)
             yield chunk
 
     def launch(self) -> None:

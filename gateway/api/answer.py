@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor
@@ -21,6 +23,8 @@ from gateway.request import SpeechRequest
 from gateway.speech import Speech, SpeechService
 from wire import headers
 from wire.errors import TRAITS, ErrorCode, TtsError
+
+log = logging.getLogger(__name__)
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Chatterbox speaks 25 tokens a second; the count in `usage` is of that kind, whatever the model.
@@ -85,7 +89,7 @@ class Answerer:
     async def _whole(self, format_: AudioFormat, speech: Speech, journey: Journey) -> web.Response:
         pcm = b"".join([chunk async for chunk in speech.chunks()])
         data = await self._run(encode_whole, pcm, format_, speech.sample_rate)
-        journey.audio_sent(data)
+        journey.audio_sent(data, 0.0)
         return web.Response(body=data, headers=_headers(speech, journey, format_.content_type))
 
     async def _stream(
@@ -104,26 +108,31 @@ class Answerer:
             try:
                 data = await encode(first)
                 await response.prepare(request)
-                await self._send(response, data, journey, sse=sse)
+                await self._send(response, data, speech.seconds(first), journey, sse=sse)
                 async for chunk in chunks:
-                    await self._send(response, await encode(chunk), journey, sse=sse)
-                await self._send(response, await encode(None), journey, sse=sse)
+                    await self._send(response, await encode(chunk), speech.seconds(chunk), journey, sse=sse)
+                await self._send(response, await encode(None), 0.0, journey, sse=sse)
                 if sse:
                     await self._write(response, _last_events(journey))
                 await response.write_eof()
-            except TtsError as error:
-                if response.prepared:
-                    # Noted first: closing the connection cancels this very handler, which is not the caller's doing.
-                    journey.finish(_outcome(error), str(error.code))
-                    await self._break_off(request, response, error, sse=sse)
-                raise
+            except Exception as error:  # request boundary: a response that has begun can only be broken off
+                if not response.prepared or isinstance(error, ConnectionError):
+                    raise
+                if not isinstance(error, TtsError):
+                    log.exception("request failed after its answer had begun: request=%s", journey.request_id)
+                    error = TtsError(ErrorCode.INTERNAL, "The gateway failed on this request; its log has the reason.")
+                # Noted first: closing the connection cancels this very handler, which is not the caller's doing.
+                journey.finish(_outcome(error), str(error.code))
+                await self._break_off(request, response, error, sse=sse)
         return response
 
-    async def _send(self, response: web.StreamResponse, data: bytes, journey: Journey, *, sse: bool) -> None:
-        if not data:
-            return
-        await self._write(response, _delta(data) if sse else data)
-        journey.audio_sent(data)
+    async def _send(
+        self, response: web.StreamResponse, data: bytes, seconds: float, journey: Journey, *, sse: bool
+    ) -> None:
+        if data:
+            await self._write(response, _delta(data) if sse else data)
+        if data or journey.first_audio is not None:  # a codec may keep its first samples to itself for a moment
+            journey.audio_sent(data, seconds)
 
     async def _write(self, response: web.StreamResponse, data: bytes) -> None:
         try:
@@ -139,7 +148,8 @@ class Answerer:
     ) -> None:
         """End a response that has begun so that no client can take it for whole."""
         if sse and error.code is not ErrorCode.SLOW_READER:
-            await self._write(response, _event({"type": "error", **error.envelope()}))
+            with contextlib.suppress(TtsError):  # a listener who takes nothing cannot be told why
+                await self._write(response, _event({"type": "error", **error.envelope()}))
         response.force_close()
         if request.transport is None:
             return

@@ -25,9 +25,9 @@ def test_only_the_first_end_counts():
 def test_the_first_audio_is_noted_once_and_every_byte_is_counted():
     of = journey()
     assert of.first_audio_seconds is None
-    of.audio_sent(b"abc")
+    of.audio_sent(b"abc", 0.1)
     first = of.first_audio_seconds
-    of.audio_sent(b"de")
+    of.audio_sent(b"de", 0.1)
     assert of.first_audio_seconds == first
     assert of.bytes_sent == 5
 
@@ -91,3 +91,16 @@ def test_every_request_has_an_id_of_its_own():
 )
 def test_a_log_value_cannot_be_taken_for_another_field_or_line(value: object, shown: str):
     assert pairs({"a": 1, "b": value}) == f"a=1 b={shown}"
+
+
+def test_a_listener_who_has_heard_all_that_was_sent_waits_and_one_who_has_not_does_not():
+    ahead = Journey("/v1/tts")
+    for _ in range(3):
+        ahead.audio_sent(b"ab", 100.0)
+    assert ahead.stall_seconds == 0
+    dry = Journey("/v1/tts")
+    dry.audio_sent(b"ab", 0.0)
+    begin = dry.first_audio
+    dry.audio_sent(b"ab", 0.0)
+    dry.audio_sent(b"ab", 0.0)
+    assert dry.stall_seconds == dry.heard_until - begin > 0
