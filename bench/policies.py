@@ -81,22 +81,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, write and print what was asked for; 1 when a process of a service ended by itself."""
+    """Measure, write and print what was asked for; 1 when a process of a service ended by itself.
+
+    However it ends, the runs that were complete are in --json, and --add takes them in.
+    """
     options = read_options(arguments)
     earlier = [read_report(path, options) for path in arguments.add]
     if not options.repeats and not earlier:
         raise OptionError("--repeats 0 is used with --add")
+    turns = plan_turns(options)
     runs = [one for report in earlier for one in report["runs"]]
     try:
-        runs += asyncio.run(_measure_all(options))
+        asyncio.run(_measure_all(turns, runs))
     except FleetError as error:
         print(f"tts-bench policies: {error}", file=sys.stderr)
         return 1
     except asyncio.CancelledError:
         return TERMINATED
-    report = build_report(options, runs)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(report, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
+    finally:
+        report = build_report(options, runs)
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(report, separators=(",", ":"), allow_nan=False) + "\n", "utf-8")
     if arguments.plot is not None:
         picture(report, arguments.plot)
     if arguments.markdown is not None:
@@ -237,12 +242,11 @@ def plan_turns(options: Options) -> list[Turn]:
     return turns
 
 
-async def _measure_all(options: Options) -> list[dict[str, Any]]:
+async def _measure_all(turns: Sequence[Turn], runs: list[dict[str, Any]]) -> None:
+    """Measure one turn after the other, and append what came of each to `runs`."""
     ends_on_sigterm()
-    turns = plan_turns(options)
     console = Console(stderr=True)
     columns = (BarColumn(bar_width=24), TextColumn("{task.description}"), TimeElapsedColumn())
-    runs = []
     with Bar(*columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal) as bar:
         line = bar.add_task("", total=len(turns))
         for number, turn in enumerate(turns):
@@ -250,7 +254,6 @@ async def _measure_all(options: Options) -> list[dict[str, Any]]:
                 runs.append(await measure(turn, progress))
             if not console.is_terminal:
                 print(f"{number + 1} of {len(turns)}: {turn.title}", file=sys.stderr, flush=True)
-    return runs
 
 
 @asynccontextmanager

@@ -286,3 +286,27 @@ async def test_leaving_a_fleet_ends_every_process_also_one_that_heeds_nothing(
         running = [await fleet.start(name, sys.executable, "-c", deaf) for name in ("one", "two")]
         await until(lambda: all("up" in one.log.read_text() for one in running))
     assert [one.process.returncode for one in running] == [-9, -9]
+
+
+@pytest.mark.e2e
+async def test_what_was_measured_before_an_interruption_is_kept(tmp_path: Path) -> None:
+    report_at = tmp_path / "a.json"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench", "policies", "--workers", "2", "--duration", "3", "--scenario", "homogeneous"),
+        *("--policy-names", "default,least-connections", "--repeats", "3", "--json", str(report_at)),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(120):
+            assert b"default" in await process.stderr.readline()
+            process.terminate()
+            await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 143
+    report = json.loads(report_at.read_text())
+    assert [run["service"] for run in report["runs"]] == ["default"]
+    assert report["summary"]["homogeneous"]["rounds"] == 1
