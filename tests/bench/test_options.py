@@ -86,7 +86,7 @@ def test_every_subcommand_explains_itself(name: str, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as caught:
         main([name, "--help"])
     assert caught.value.code == 0
-    assert "--plot" in capsys.readouterr().out
+    assert "--json" in capsys.readouterr().out
 
 
 def test_a_missing_extra_is_named(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from deploy.up import read_options
 from gateway.config import Config as GatewayConfig
 from gateway.config import add_options, read_config
 from gateway.encoder import AudioFormat
+from gateway.queue import Priority
 from tests.e2e.cluster import BIN, Cluster
 from tests.e2e.ears import record
 from worker.config import Config as WorkerConfig
@@ -220,10 +221,11 @@ async def test_every_field_and_format_of_a_request_is_one(fleet: Cluster):
     paragraph = next(text for text in README.split("\n\n") if text.startswith("`POST /v1/tts` takes"))
     names = set(re.findall(r"`([a-z_0-9]+)`", paragraph))
     formats = {str(form) for form in AudioFormat}
-    assert formats <= names
+    priorities = {priority.name.lower() for priority in Priority}
+    assert formats | priorities <= names
     async with fleet.session.get(fleet.url + "/openapi.json") as response:
         known = set((await response.json())["components"]["schemas"]["SpeechRequest"]["properties"])
-    assert names - formats <= known
+    assert names - formats - priorities <= known
     answer = await fleet.speak("Hello.", seed=9)
     assert "X-TTS-Seed" in paragraph
     assert answer.headers["X-TTS-Seed"] == "9"
