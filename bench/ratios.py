@@ -20,13 +20,16 @@ Run = dict[str, Any]
 BASELINES = tuple(service.name for service in services.BASELINES)
 
 
+# A service that failed a larger share than this is not compared: the times of those it did answer say nothing.
+_LARGEST_FAILED_SHARE = 0.05
+
+
 class Figure(NamedTuple):
-    """A figure of a run. `is_time` means seconds that shrink with the workers' pace."""
+    """A figure of a run; one that may well be 0 has no ratio."""
 
     key: str
     title: str
     read: Callable[[Run], float | None]
-    is_time: bool = True
     has_ratio: bool = True
 
 
@@ -60,12 +63,11 @@ FIGURES: tuple[Figure, ...] = (
     Figure("ttfa_p99", "TTFA p99, s", _group("all", "ttfa_seconds", "p99")),
     Figure("short_p99", "short texts p99, s", _group("short", "completion_seconds", "p99")),
     Figure("long_p99", "long texts p99, s", _group("long", "completion_seconds", "p99")),
-    Figure("slowdown_mean", "slowdown mean, ×", _group("all", "slowdown", "mean"), is_time=False),
+    Figure("slowdown_mean", "slowdown mean, ×", _group("all", "slowdown", "mean")),
     Figure(
         "failed_percent",
         "failed, %",
         lambda run: _share(run["figures"]["requests"]["failed"], run["figures"]["requests"]["sent"]),
-        is_time=False,
         has_ratio=False,
     ),
     Figure(
@@ -74,15 +76,13 @@ FIGURES: tuple[Figure, ...] = (
         lambda run: _share(
             run["figures"]["groups"]["all"]["stalled_requests"] or 0, run["figures"]["groups"]["all"]["ok"]
         ),
-        is_time=False,
         has_ratio=False,
     ),
-    Figure("carried_load", "load carried", lambda run: run["load"]["carried"], is_time=False, has_ratio=False),
+    Figure("carried_load", "load carried", lambda run: run["load"]["carried"], has_ratio=False),
     Figure(
         "send_lag_p99",
         "send lag p99, s",
         lambda run: (run["figures"]["send_lag_seconds"] or {}).get("p99"),
-        is_time=False,
         has_ratio=False,
     ),
 )
@@ -128,8 +128,13 @@ def _of(runs: Iterable[Run], service: str) -> list[Run]:
     return [run for run in runs if run["service"] == service]
 
 
+def _mostly_answered(run: Run) -> bool:
+    requests = run["figures"]["requests"]
+    return bool(requests["failed"] <= _LARGEST_FAILED_SHARE * requests["sent"])
+
+
 def _ratio_spread(ours: Sequence[Run], theirs: Sequence[Run], figure: Figure) -> Spread | None:
-    by_trace = {run["trace"]["digest"]: figure.read(run) for run in theirs}
+    by_trace = {run["trace"]["digest"]: figure.read(run) for run in theirs if _mostly_answered(run)}
     return spread(
         ratio(by_trace[run["trace"]["digest"]], figure.read(run)) for run in ours if run["trace"]["digest"] in by_trace
     )
@@ -157,7 +162,10 @@ def _median(value: dict[str, float] | None) -> str:
 
 
 def _with_range(value: dict[str, float] | None) -> str:
-    return "" if value is None else f"{value['median']:.2f} ({value['low']:.2f}–{value['high']:.2f})"
+    if value is None:
+        return ""
+    is_one = value["low"] == value["high"]
+    return f"{value['median']:.2f}" + ("" if is_one else f" ({value['low']:.2f}–{value['high']:.2f})")
 
 
 def _caption(scenario: str, summary: dict[str, Any]) -> str:

@@ -26,6 +26,13 @@ from wire.segment import Resume, SegmentRequest
 CONNECT_SECONDS = 2.0
 # A worker that is merely full or draining has not failed; so many such answers in a row and it is the fleet's trouble.
 MAX_REFUSALS = 20
+# No worker could do better with this segment, and none is to blame.
+_CALLERS_OWN = (
+    ErrorCode.UNSPEAKABLE_TEXT,
+    ErrorCode.TEXT_TOO_LONG,
+    ErrorCode.INVALID_VALUE,
+    ErrorCode.VOICE_NOT_FOUND,
+)
 # A segment that was preempted so often is left alone.
 MAX_PREEMPTIONS = 2
 _FULL_PAUSES_SECONDS = (0.005, 0.01, 0.02, 0.05)
@@ -318,7 +325,7 @@ def _refusal(replica: Replica, error: TtsError) -> Exception:
 
 def _owned(replica: Replica, error: TtsError) -> Exception:
     """A worker's error belongs to the caller when no other worker could do better, else to the worker."""
-    if error.code in (ErrorCode.UNSPEAKABLE_TEXT, ErrorCode.INVALID_VALUE, ErrorCode.VOICE_NOT_FOUND):
+    if error.code in _CALLERS_OWN:
         return error
     return WorkerFault("error", f"{replica.id}: {error.message}")
 

@@ -23,6 +23,13 @@ def failed_too_often(replica: Replica) -> bool:
     return replica.health is Health.PROBATION or replica.consecutive_failures >= FAILURES_TO_EJECT
 
 
+def has_stand_in(replica: Replica, fleet: Iterable[Replica]) -> bool:
+    """Another replica takes segments of the same models: the fleet can do without this one."""
+    return any(
+        other is not replica and other.limit > 0 and other.models.keys() >= replica.models.keys() for other in fleet
+    )
+
+
 def is_too_slow(replica: Replica, fleet: Iterable[Replica]) -> bool:
     """Far slower per character than its fellows of the same models. Latency as such says nothing: a long paragraph
     makes a healthy GPU look slow."""

@@ -230,10 +230,13 @@ class Pool:
         self._assign_waiting()
 
     def failed(self, replica: Replica, reason: str, *, fatal: bool = False) -> None:
-        """A segment failed on this replica; the third in a row, or a `fatal` one (it hung), ejects it for a while."""
+        """A segment failed on this replica; the third in a row, or a `fatal` one (it hung), ejects it for a while.
+
+        The last one that is sound is kept, unless it hangs: when every worker fails, it is rather the requests.
+        """
         replica.consecutive_failures += 1
         replica.doubt()
-        if fatal or ejection.failed_too_often(replica):
+        if fatal or (ejection.failed_too_often(replica) and ejection.has_stand_in(replica, self._replicas.values())):
             self._eject(replica, reason)
 
     def _eject(self, replica: Replica, reason: str) -> None:

@@ -145,16 +145,22 @@ def test_ratios_are_of_runs_of_the_same_trace() -> None:
     runs = [
         a_run(service, round_, seconds, failed=failed)
         for round_, (theirs, ours) in enumerate([(10.0, 1.0), (2.0, 1.0), (20.0, 5.0)])
-        for service, seconds, failed in (("nginx", theirs, 5), ("default", ours, 0))
+        for service, seconds, failed in (("nginx", theirs, 1), ("default", ours, 0))
     ]
     summary = summarize_runs(runs)["homogeneous"]
     assert summary["rounds"] == 3
     assert summary["requests"] == 60
     assert summary["services"]["nginx"]["ttfa_p95"] == {"median": 10.0, "low": 2.0, "high": 20.0}
-    assert summary["services"]["nginx"]["failed_percent"]["median"] == 25
+    assert summary["services"]["nginx"]["failed_percent"]["median"] == 5
     assert summary["ratios"]["default/nginx"]["ttfa_p95"] == {"median": 0.25, "low": 0.1, "high": 0.5}
     assert summary["ratios"]["default/nginx"]["long_p99"] is None
     assert "failed_percent" not in summary["ratios"]["default/nginx"]
+
+
+def test_a_service_that_failed_most_of_its_requests_is_not_compared() -> None:
+    summary = summarize_runs([a_run("nginx", 0, 0.1, failed=15), a_run("default", 0, 1.0)])["homogeneous"]
+    assert summary["services"]["nginx"]["ttfa_p95"]["median"] == 0.1
+    assert summary["ratios"]["default/nginx"]["ttfa_p95"] is None
 
 
 def test_tables_leave_out_what_nobody_measured_and_have_a_cell_for_all_else() -> None:
@@ -234,7 +240,7 @@ async def test_all_three_services_carry_a_short_trace(tmp_path: Path) -> None:
         assert requests["ok"] == run["trace"]["requests"] > 5
         assert run["load"]["offered"] == pytest.approx(0.6, abs=0.2)
         # What the workers really did is what the load was reckoned by, and a little more where texts are cut.
-        assert 0.95 < run["load"]["carried"] / run["load"]["offered"] < 1.4
+        assert 0.8 < run["load"]["carried"] / run["load"]["offered"] < 1.4
         assert run["load"]["ejections"] == run["load"]["retries"] == 0
     assert set(report["summary"]["homogeneous"]["ratios"]) == {"default/nginx", "default/least-connections"}
     assert plot_at.read_bytes().startswith(b"\x89PNG\r\n")

@@ -1,8 +1,16 @@
 import pytest
 
-from gateway.ejection import FAILURES_TO_EJECT, LONGEST_PAUSE_SECONDS, failed_too_often, is_too_slow, pause_seconds
+from gateway.ejection import (
+    FAILURES_TO_EJECT,
+    LONGEST_PAUSE_SECONDS,
+    failed_too_often,
+    has_stand_in,
+    is_too_slow,
+    pause_seconds,
+)
 from gateway.replica import Event, Replica
 from tests.gateway.builders import replica
+from wire.link import WorkerState
 
 
 def at_pace(name: str, seconds: float) -> Replica:
@@ -45,3 +53,10 @@ def test_nobody_is_too_slow_alone_or_among_strangers_or_before_he_is_known():
 
 def test_pauses_double_up_to_a_minute():
     assert [pause_seconds(n) for n in range(7)] == [2, 4, 8, 16, 32, LONGEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS]
+
+
+def test_only_a_replica_that_takes_segments_stands_in_for_another():
+    sick, well, away = replica("sick"), replica("well"), replica("away", state=WorkerState.DRAINING)
+    assert has_stand_in(sick, [sick, well])
+    assert not has_stand_in(sick, [sick, away])
+    assert not has_stand_in(sick, [sick])

@@ -409,3 +409,15 @@ async def test_the_plan_of_a_text_does_not_change_when_a_worker_restarts():
     fleet.add(replica("b", slots=8, epoch="2"))
     fleet.add(replica("c", slots=8))
     assert fleet.known.parallelism("tone") == 5
+
+
+async def test_the_last_sound_worker_is_kept_for_its_failures_but_not_for_a_hang():
+    one, other = replica("one"), replica("other")
+    fleet = pool(one, other)
+    for _ in range(FAILURES_TO_EJECT):
+        fleet.failed(one, "error")
+        fleet.failed(other, "error")
+    assert sorted([one.health, other.health]) == [Health.EJECTED, Health.SOUND]
+    last = one if one.health is Health.SOUND else other
+    fleet.failed(last, "stalled", fatal=True)
+    assert last.health is Health.EJECTED
