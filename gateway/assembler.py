@@ -41,8 +41,9 @@ class SegmentAudio:
         self._written.set()
 
     @property
-    def buffered_bytes(self) -> int:
-        return sum(len(chunk) for chunk in self._chunks)
+    def is_finished(self) -> bool:
+        """All of it was written, though it may not have been read."""
+        return self._finished
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the audio as it comes, what has gathered up to `_LARGEST_CHUNK_BYTES` in one piece; waits for more

@@ -101,7 +101,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--look-ahead",
         type=int,
-        help="segments of one request under way at once (default 0: as many as the fleet has slots)",
+        help="segments of one request under way at once (default 0: twice as many as the fleet has slots)",
     )
     add("--max-characters", type=int, help=f"longest text of a request (default {default.max_characters})")
     add(

@@ -30,13 +30,18 @@ class Priority(IntEnum):
     BATCH = 1
 
 
-def rank(*, is_first: bool, segment_characters: int, remaining_characters: int) -> int:
-    """Return the characters to speak before this request reaches its next milestone: its first audio, or its end.
+# The first segment of a text counts as no longer than this, so that a long text is heard before it is short.
+FIRST_CHARACTERS = 800
 
-    Shortest remaining text first is the best order for the mean time to completion; counting only the first segment
-    until it is out makes the first word of a long text compete as what it is, a short piece of work.
+
+def rank(*, is_first: bool, unspoken_characters: int) -> int:
+    """Return the rank of a segment of a request of which so many characters are not spoken yet, this segment included.
+
+    Shortest remaining text first is the best order for the mean time to completion. What counts is the whole request,
+    for each of its segments: ranked by what follows *them*, the last segments of a long text would look like short
+    work, and overtake others and their own forerunners.
     """
-    return segment_characters if is_first else remaining_characters
+    return min(unspoken_characters, FIRST_CHARACTERS) if is_first else unspoken_characters
 
 
 @dataclass(frozen=True, slots=True)

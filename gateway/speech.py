@@ -25,7 +25,7 @@ from wire.segment import MAX_SEED, SegmentRequest
 
 @dataclass(frozen=True, slots=True)
 class SpeechOptions:
-    """What the operator decides about every request. Seconds, characters; `look_ahead` 0 means the fleet's slots."""
+    """What the operator decides about every request. Seconds, characters; `look_ahead` 0: twice the fleet's slots."""
 
     queue_timeout_seconds: float
     request_timeout_seconds: float
@@ -86,7 +86,7 @@ class Speech:
     def launch(self) -> None:
         """Start the segments within the look-ahead. A long text so has work on every worker, and never holds them all
         back from others: each of its segments stands in the line by its own rank."""
-        window = self._options.look_ahead or max(2, self._pool.slots(self.cast.model.id))
+        window = self._options.look_ahead or max(2, 2 * self._pool.slots(self.cast.model.id))
         while len(self._tasks) < min(len(self._segments), self._delivered + window):
             index = len(self._tasks)
             task = asyncio.create_task(self._speak_segment(index), name=f"{self._journey.request_id}/{index}")
@@ -127,11 +127,11 @@ class Speech:
             self._fail(error)
 
     def _standing(self, index: int) -> Standing:
-        characters = len(self._segments[index].text)
-        rest = sum(len(segment.text) for segment in self._segments[index:])
+        pairs = zip(self._segments, self._audios, strict=True)
+        unspoken = sum(len(segment.text) for segment, audio in pairs if not audio.is_finished)
         return Standing(
-            rank(is_first=index == 0, segment_characters=characters, remaining_characters=rest),
-            characters,
+            rank(is_first=index == 0, unspoken_characters=unspoken),
+            len(self._segments[index].text),
             self._journey.caller,
             self._request.priority,
         )

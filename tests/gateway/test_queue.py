@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.queue import Priority, QueueOrder, Standing, WaitingLine, rank
+from gateway.queue import FIRST_CHARACTERS, Priority, QueueOrder, Standing, WaitingLine, rank
 
 
 def line(order: QueueOrder = QueueOrder.SHORTEST_FIRST) -> WaitingLine[str]:
@@ -31,9 +31,10 @@ def test_first_come_first_served_can_be_chosen():
     assert served(filled(("long", 900, 0), ("short", 20, 1), order=QueueOrder.FCFS), now=3) == ["long", "short"]
 
 
-def test_the_first_segment_of_a_long_text_ranks_by_its_own_length_and_the_others_by_what_is_left():
-    assert rank(is_first=True, segment_characters=80, remaining_characters=3000) == 80
-    assert rank(is_first=False, segment_characters=80, remaining_characters=2920) == 2920
+def test_a_segment_ranks_by_what_is_unspoken_of_its_request_and_the_first_by_no_more_than_a_bound():
+    assert rank(is_first=False, unspoken_characters=3000) == 3000
+    assert rank(is_first=True, unspoken_characters=3000) == FIRST_CHARACTERS
+    assert rank(is_first=True, unspoken_characters=80) == rank(is_first=False, unspoken_characters=80) == 80
 
 
 def test_those_who_waited_past_the_bound_get_every_other_turn():
