@@ -21,9 +21,11 @@ from gateway.work import Admitted
 from wire import headers
 from wire.errors import ErrorCode, TtsError
 from wire.frames import Frame, FrameError, FrameReader, FrameType
+from wire.link import WorkerState
 from wire.segment import Resume, SegmentRequest
 
 CONNECT_SECONDS = 2.0
+DRAINED_GRACE_SECONDS = 1.0
 # A worker that is merely full or draining has not failed; so many such answers in a row and it is the fleet's trouble.
 MAX_REFUSALS = 20
 # No worker could do better with this segment, and none is to blame.
@@ -48,6 +50,10 @@ class WorkerFault(Exception):
 
 class WorkerRefused(Exception):
     """The worker had no free slot, or is not ready: no fault, and nothing was lost."""
+
+    def __init__(self, detail: str, *, is_full: bool) -> None:
+        super().__init__(detail)
+        self.is_full = is_full
 
 
 class Preempted(Exception):
@@ -201,7 +207,9 @@ class Dispatcher:
         for pause in _FULL_PAUSES_SECONDS:
             try:
                 return await self._stream(replica, attempt, progress)
-            except WorkerRefused:
+            except WorkerRefused as refusal:
+                if not refusal.is_full:
+                    raise
                 await asyncio.sleep(pause)
         return await self._stream(replica, attempt, progress)
 
@@ -289,13 +297,15 @@ async def _patience(lease: Lease, stall_seconds: float) -> AsyncIterator[Callabl
                 if ended is None:
                     limit.reschedule(loop.time() + stall_seconds)
 
-            def end(reason: Exception) -> None:
+            def end(reason: Exception, grace_seconds: float = 0.0) -> None:
                 nonlocal ended
                 ended = ended or reason
-                limit.reschedule(loop.time())
+                limit.reschedule(loop.time() + grace_seconds)
 
             def gone() -> None:
-                end(WorkerFault("lost", f"{replica.id}: its link was lost"))
+                # A worker that drained closes its link when its last byte is written, which may not be read here yet.
+                grace = DRAINED_GRACE_SECONDS if replica.reported is WorkerState.DRAINING else 0.0
+                end(WorkerFault("lost", f"{replica.id}: its link was lost"), grace)
 
             replica.on_gone.add(gone)
             lease.on_preempt = lambda: end(Preempted())
@@ -319,7 +329,7 @@ async def _json(response: aiohttp.ClientResponse) -> object:
 
 def _refusal(replica: Replica, error: TtsError) -> Exception:
     if error.code in (ErrorCode.WORKER_FULL, ErrorCode.WORKER_NOT_READY):
-        return WorkerRefused(f"{replica.id}: {error.message}")
+        return WorkerRefused(f"{replica.id}: {error.message}", is_full=error.code is ErrorCode.WORKER_FULL)
     return _owned(replica, error)
 
 
