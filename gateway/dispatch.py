@@ -154,30 +154,35 @@ class Dispatcher:
                             ErrorCode.OVERLOADED, f"Every worker refuses work: {refusal}", retry_after_seconds=2.0
                         ) from None
                     pause = self._backoff_seconds(refusals)
-                    failed = None
                 except WorkerFault as fault:
                     journey.tries += 1
-                    self._pool.failed(replica, fault.reason, fatal=fault.reason == "stalled")
-                    self._observer.retried(
-                        replica,
-                        request.request_id,
-                        mid_stream=audio.samples > 0,
-                        reason=fault.reason,
-                        detail=str(fault),
-                    )
-                    if journey.tries >= self._max_tries:
-                        raise TtsError(
-                            ErrorCode.WORKER_FAILED,
-                            f"A segment of this text failed {journey.tries} times; the last time: {fault}",
-                        ) from None
+                    self._note_fault(replica, attempt, journey, fault)
                     # Another worker is asked at once, if the fleet affords it; one that failed already gets a moment.
-                    failed = replica.key
                     pause = self._budget.take(time.monotonic())
                     if replica.key in tried:
                         pause += self._backoff_seconds(journey.tries)
-            if failed is not None:
-                tried |= {failed}
+                    tried |= {replica.key}
             await asyncio.sleep(pause)
+
+    def _note_fault(self, replica: Replica, attempt: _Attempt, journey: SegmentJourney, fault: WorkerFault) -> None:
+        """Tell pool and observer of a failed try.
+
+        Raises:
+            TtsError: `worker_failed`, when it was the last one.
+        """
+        self._pool.failed(replica, fault.reason, fatal=fault.reason == "stalled")
+        self._observer.retried(
+            replica,
+            attempt.request.request_id,
+            mid_stream=attempt.audio.samples > 0,
+            reason=fault.reason,
+            detail=str(fault),
+        )
+        if journey.tries >= self._max_tries:
+            raise TtsError(
+                ErrorCode.WORKER_FAILED,
+                f"A segment of this text failed {journey.tries} times; the last time: {fault}",
+            ) from None
 
     def _backoff_seconds(self, attempt: int) -> float:
         """Exponential with full jitter, so that segments which failed together do not come back together."""
