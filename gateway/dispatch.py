@@ -130,7 +130,7 @@ class Dispatcher:
         refusals = preemptions = 0
         self._budget.first_try()
         while True:
-            wanted = Wanted(request.model, request.voice, standing, tried, preemptions < MAX_PREEMPTIONS)
+            wanted = attempt.wanted(standing, tried, may_be_preempted=preemptions < MAX_PREEMPTIONS)
             asked = time.monotonic()
             async with self._pool.lease(wanted, wait_seconds=remaining_seconds()) as lease:
                 replica = lease.replica
@@ -245,6 +245,12 @@ class _Attempt:
     sample_rate: int
     checkpoint: bytes = b""
     resumed_at: int = 0  # samples that were there when the present try began
+
+    def wanted(self, standing: Standing, tried: frozenset[tuple[str, str]], *, may_be_preempted: bool) -> Wanted:
+        """What the next try needs of a worker."""
+        request = self.request
+        characters, is_first = len(request.text), request.index == 0
+        return Wanted(request.model, request.voice, standing, characters, is_first, tried, may_be_preempted)
 
     def request_now(self) -> SegmentRequest:
         """The request for the next worker: from the start, or from where the last one left off."""

@@ -12,10 +12,8 @@ from wire.errors import ErrorCode, TtsError
 MAX_PAUSE_SECONDS = 10.0
 MAX_PAUSES_SECONDS = 300.0  # of one text: 5,000 characters of nothing but marks would be an hour and a half of silence
 
-# Pieces for parallel work: each costs a prefill and a join, so none shorter; and none so long that a worker has only
-# one, since the second makes up for a first that had to end elsewhere than wanted.
+# Pieces for parallel work: each costs a prefill and a join, so none shorter.
 _SHORTEST_PARALLEL = 80
-_LONGEST_PARALLEL = 200
 # What a cut inside a sentence costs there, in characters off the wanted length: dear while the worker has pieces to
 # come that can make up for it, cheap in its last piece, whose end may be the end of the whole speech.
 _COST = {Kind.SENTENCE: 0, Kind.CLAUSE: 40, Kind.WORD: 160}
@@ -109,7 +107,7 @@ class _Balance:
     def cut(self, line: Line, start: int) -> int | None:
         """Return the cut next to the wanted length, a sentence's if the difference is small; None where none fits."""
         share = (self._characters + sum(self._loads)) / len(self._loads) - min(self._loads)
-        pieces = max(1, math.ceil(share / min(_LONGEST_PARALLEL, self._limit)))
+        pieces = max(1, math.ceil(share / self._limit))
         wanted = min(max(_SHORTEST_PARALLEL, round(share / pieces)), self._limit)
         cost = _COST_AT_LAST if pieces == 1 else _COST
         choices = [

@@ -32,11 +32,13 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What one segment needs of a replica, and its standing in the line."""
+    """What one segment needs of a replica, and its request's standing in the line."""
 
     model: str
     voice: str
     standing: Standing
+    characters: int
+    is_first: bool = False
     tried: frozenset[tuple[str, str]] = frozenset()
     may_be_preempted: bool = True
 
@@ -197,6 +199,11 @@ class Pool:
         """Take characters out of the waiting work: their segment has its slot for the first time."""
         self._work.started(admitted, characters)
 
+    def request_spoken(self, model: str, standing: Standing, characters: int) -> None:
+        """Let what waits of a request move up: so many characters of it are spoken."""
+        if (line := self._lines.get(model)) is not None:
+            line.spoken(standing, characters)
+
     @contextlib.asynccontextmanager
     async def lease(self, wanted: Wanted, *, wait_seconds: float) -> AsyncIterator[Lease]:
         """Hold one slot of one replica for the length of the block.
@@ -264,7 +271,9 @@ class Pool:
         line = self._lines.get(wanted.model)
         if line is None:
             line = self._lines[wanted.model] = WaitingLine(self._order, patience_seconds=self._patience_seconds)
-        waiter.entry = entry = line.add(waiter, wanted.standing, self._clock())
+        waiter.entry = entry = line.add(
+            waiter, wanted.standing, characters=wanted.characters, is_first=wanted.is_first, now=self._clock()
+        )
         self._assign_waiting()
         if not waiter.future.done():
             self._preempt_for(waiter, line)
@@ -329,7 +338,7 @@ class Pool:
             and line.yields(lease.wanted.standing, wanted.standing, now)
         ]
         if candidates:
-            victim = max(candidates, key=lambda lease: lease.wanted.standing.rank)
+            victim = max(candidates, key=lambda lease: lease.wanted.standing.unspoken_characters)
             victim.heir = waiter
             assert victim.on_preempt is not None
             victim.on_preempt()

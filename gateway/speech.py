@@ -14,7 +14,7 @@ from gateway.dispatch import Dispatcher
 from gateway.journey import Journey
 from gateway.plan import Item, Speak, plan_text
 from gateway.pool import Pool
-from gateway.queue import Standing, rank
+from gateway.queue import Standing
 from gateway.request import SpeechRequest
 from gateway.text import check_scripts
 from gateway.voices import Cast, Catalogue
@@ -60,6 +60,8 @@ class Speech:
         self._dispatcher = dispatcher
         self._options = options
         self._admitted = admitted
+        unspoken = sum(len(segment.text) for segment in self._segments)
+        self._standing = Standing(journey.caller, request.priority, unspoken)
         self._deadline = journey.received + (request.timeout_seconds or options.request_timeout_seconds)
         # Written on the loop's thread only: by `_launch` and by the segments' own tasks.
         self._audios = [SegmentAudio() for _ in self._segments]
@@ -109,11 +111,12 @@ class Speech:
                 self._journey.segments[index] = await self._dispatcher.speak(
                     self._segment_request(segment),
                     self._audios[index],
-                    standing=self._standing(index),
+                    standing=self._standing,
                     sample_rate=self.sample_rate,
                     admitted=self._admitted,
                     remaining_seconds=self._first_patience if index == 0 else self._remaining_seconds,
                 )
+            self._pool.request_spoken(self.cast.model.id, self._standing, len(segment.text))
         except TimeoutError:
             self._fail(
                 TtsError(
@@ -125,16 +128,6 @@ class Speech:
             )
         except Exception as error:  # request boundary: a segment's task has no other reader than the audio it writes
             self._fail(error)
-
-    def _standing(self, index: int) -> Standing:
-        pairs = zip(self._segments, self._audios, strict=True)
-        unspoken = sum(len(segment.text) for segment, audio in pairs if not audio.is_finished)
-        return Standing(
-            rank(is_first=index == 0, unspoken_characters=unspoken),
-            len(self._segments[index].text),
-            self._journey.caller,
-            self._request.priority,
-        )
 
     def _fail(self, error: Exception) -> None:
         # One segment that cannot be had spoils the speech: the reader learns it now, not when it gets there.

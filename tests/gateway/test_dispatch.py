@@ -74,7 +74,7 @@ class House:
             return await self.dispatcher.speak(
                 request,
                 self.audio,
-                standing=Standing(0, len(request.text), "me"),
+                standing=Standing("me", unspoken_characters=len(request.text)),
                 sample_rate=24_000,
                 admitted=admitted,
                 remaining_seconds=lambda: MOST_SECONDS,

@@ -14,7 +14,14 @@ from wire.link import WorkerState
 
 
 def wanted(rank: int = 100, tried: frozenset = frozenset(), caller: str = "", preemptible: bool = True) -> Wanted:
-    return Wanted("tone", "alto", Standing(rank, 100, caller), tried, preemptible)
+    return Wanted(
+        "tone",
+        "alto",
+        Standing(caller, unspoken_characters=rank),
+        100,
+        tried=tried,
+        may_be_preempted=preemptible,
+    )
 
 
 class Holder:
@@ -333,7 +340,7 @@ async def test_a_restarted_worker_is_expected_to_be_as_fast_as_its_kind_was():
 
 
 def long(caller: str, rank: int = 900, preemptible: bool = True) -> Wanted:
-    return Wanted("tone", "alto", Standing(rank, 600, caller), may_be_preempted=preemptible)
+    return Wanted("tone", "alto", Standing(caller, unspoken_characters=rank), 600, may_be_preempted=preemptible)
 
 
 async def end(*holders: Holder) -> None:
@@ -348,7 +355,7 @@ async def test_a_newcomer_need_not_wait_for_a_caller_who_holds_everything():
     await turns()
     guest = Holder(fleet, wanted(rank=999, caller="guest"))
     await guest.has_it()
-    assert [holder.lease.wanted.standing.rank for holder in flood if holder.was_preempted] == [3]
+    assert [holder.lease.wanted.standing.unspoken_characters for holder in flood if holder.was_preempted] == [3]
     await end(guest, *flood)
     assert fleet.in_flight == 0
 

@@ -99,16 +99,17 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(
         target=segments,
-        rank=st.integers(1, 900),
+        unspoken=st.integers(1, 900),
         caller=st.sampled_from("xyz"),
         characters=st.integers(1, 2000),
         tried=st.sets(st.sampled_from(NAMES), max_size=2),
         priority=st.sampled_from(list(Priority)),
         how_many=st.integers(1, 4),
     )
-    def ask(self, rank, caller, characters, tried, priority, how_many):
+    def ask(self, unspoken, caller, characters, tried, priority, how_many):
         keys = frozenset(one.key for name in tried if (one := self.linked(name)) is not None)
-        wanted = Wanted("tone", "alto", Standing(rank, characters, caller, priority), keys)
+        standing = Standing(caller, priority, unspoken)
+        wanted = Wanted("tone", "alto", standing, characters, tried=keys)
         made = [Segment(self, wanted) for _ in range(how_many)]
         self.all_segments += made
         self.turn()
