@@ -1,9 +1,7 @@
-"""SIGKILL in mid-stream with a real voice: the recogniser hears the whole text, and the seam is like anywhere else."""
+"""SIGKILL in mid-stream with a real voice: the recogniser hears the whole text, and no sample of it differs."""
 
 import asyncio
-import time
 
-import numpy as np
 import pytest
 
 from tests.e2e.cluster import Cluster
@@ -15,38 +13,24 @@ TEXT = (
     "In the morning the water stood still, the sun came out, and the children ran down to see the broken bridge."
 )
 RATE = 24_000
-WINDOW = RATE // 200  # 5 ms
 
 
-def jumps(samples: np.ndarray) -> np.ndarray:
-    """How far each sample is from its neighbour: a click is one that stands out."""
-    return np.abs(np.diff(samples.astype(np.int32)))
-
-
-async def test_the_whole_text_is_heard_and_the_seam_does_not_click(cluster: Cluster, ears):
+async def test_the_whole_text_is_heard_and_the_seam_is_no_seam(cluster: Cluster, ears):
     from tests.e2e.ears import word_error_rate
 
     await cluster.start_gateway("--segments", "whole")
     await cluster.start_workers(2, model="embedded")
     undisturbed = await cluster.speak(TEXT, format="pcm", seed=11)
-    gaps: list[float] = []
     heard = bytearray()
     async with cluster.streaming(TEXT, format="pcm", seed=11) as response:
         heard += await response.content.readexactly(2 * RATE // 5)
         busy = next((worker["id"] for worker in await cluster.listed() if worker["in_flight"]), None)
         if busy is not None:
             await cluster.workers[busy].kill()
-        last = time.monotonic()
-        async for piece in response.content.iter_any():
-            gaps.append(time.monotonic() - last)
-            last = time.monotonic()
-            heard += piece
+        heard += await response.content.read()
     assert word_error_rate(TEXT, ears.hear(bytes(heard), pcm_rate=RATE)) <= 0.1
     assert bytes(heard) == undisturbed.body, "the seam is exact: not a sample differs from an undisturbed speech"
-    samples = np.frombuffer(heard, dtype="<i2")
-    inside = np.percentile(jumps(samples), 99)
-    near_seam = jumps(samples[2 * RATE // 5 // 2 - WINDOW : 2 * RATE // 5 // 2 + 4 * RATE // 5])
-    assert np.median(near_seam) <= inside
+    assert await cluster.metric("tts_failovers_total") >= 1
 
 
 async def test_it_is_heard_whole_when_every_worker_in_turn_is_killed(cluster: Cluster, ears):
