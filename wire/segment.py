@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,6 +68,8 @@ MAX_SEED = 2**32 - 1
 MAX_SEGMENT_CHARACTERS = 8192
 MAX_CHECKPOINT_BYTES = 64 * 1024
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
 
 @dataclass(frozen=True, slots=True)
 class Resume:
@@ -81,7 +84,10 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class SegmentRequest:
-    """What a worker needs to speak one segment. The gateway decides `seed`, so that any worker speaks the same."""
+    """What a worker needs to speak one segment. The gateway decides `seed`, so that any worker speaks the same.
+
+    `voice_sha256` is None for a voice of the model's own; else `voice` was cloned from the recording of that hash.
+    """
 
     request_id: str
     index: int
@@ -89,6 +95,7 @@ class SegmentRequest:
     model: str
     voice: str
     seed: int
+    voice_sha256: str | None = None
     language: str | None = None
     speed: float = 1.0
     parameters: Mapping[str, float] = field(default_factory=dict)
@@ -102,6 +109,7 @@ class SegmentRequest:
             "model": self.model,
             "voice": self.voice,
             "seed": self.seed,
+            "voice_sha256": self.voice_sha256,
             "language": self.language,
             "speed": self.speed,
             "parameters": dict(self.parameters),
@@ -140,6 +148,7 @@ class SegmentRequest:
             model=_typed(body, "model", str),
             voice=_typed(body, "voice", str),
             seed=_whole(body, "seed", 0, MAX_SEED),
+            voice_sha256=_sha256(body.get("voice_sha256")),
             language=language,
             speed=SPEED.check("speed", body.get("speed", 1.0)),
             parameters={
@@ -170,6 +179,14 @@ def _whole(body: Mapping[str, Any], name: str, low: int, high: int) -> int:
     if isinstance(value, bool) or not low <= value <= high:
         raise _invalid(name, f"must be a whole number from {low} to {high}")
     return int(value)
+
+
+def _sha256(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _SHA256.fullmatch(value):
+        raise _invalid("voice_sha256", "must be 64 hexadecimal digits in lower case, or null")
+    return value
 
 
 def _resume(value: object) -> Resume | None:

@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from wire.errors import ErrorCode, TtsError
 from wire.segment import SegmentRequest
 from worker.metrics import Metrics
-from worker.models.base import SpeechModel, StepOutput
+from worker.models.base import Clip, CloningModel, SpeechModel, StepOutput
 from worker.scheduler import Scheduler
 from worker.sequence import Chunk, Ended, Output, Sequence, SequenceState
 
@@ -42,10 +43,10 @@ class _Cancel:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """Run one of the model's own methods between two steps and tell the waiter."""
+    """Run one of the model's own methods between two steps and hand its result to the waiter."""
 
-    run: Callable[[], None]
-    done: asyncio.Future[None]
+    run: Callable[[], Any]
+    done: asyncio.Future[Any]
 
 
 class _Stop:
@@ -104,10 +105,23 @@ class Engine:
         await self._call(self._model.unload)
         self._metrics.model_loaded.labels(self.info.id).set(0)
 
-    def submit(self, request: SegmentRequest) -> Sequence:
-        """Put a segment in line. Its outputs come on the sequence; `cancel` it when nobody listens any more."""
+    @property
+    def voice_format(self) -> str:
+        """Which prepared voices `submit` takes. Only for a model that clones, and only once it is loaded."""
+        return cast(CloningModel[Any], self._model).voice_format()
+
+    async def prepare_voice(self, clip: Clip) -> bytes:
+        """Prepare a voice between two steps of the model, waiting for that; raises what the model raises."""
+        prepared: bytes = await self._call(partial(cast(CloningModel[Any], self._model).prepare_voice, clip))
+        return prepared
+
+    def submit(self, request: SegmentRequest, voice: bytes | None = None) -> Sequence:
+        """Put a segment in line, with the prepared voice if it has one.
+
+        Its outputs come on the sequence; `cancel` it when nobody listens any more.
+        """
         self._next_key += 1
-        sequence = Sequence(self._next_key, request, time.monotonic())
+        sequence = Sequence(self._next_key, request, time.monotonic(), voice)
         self._held[sequence.key] = sequence
         self._idle.clear()
         self._commands.put(_Submit(sequence))
@@ -141,10 +155,10 @@ class Engine:
         self._fail_held(TtsError(ErrorCode.WORKER_NOT_READY, "the worker stopped before the segment ended"))
         return has_ended
 
-    async def _call(self, run: Callable[[], None]) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def _call(self, run: Callable[[], Any]) -> Any:
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._commands.put(_Call(run, done))
-        await done
+        return await done
 
     def _receive(self, outputs: list[tuple[Sequence, Output]]) -> None:
         """Take the outputs of one step; runs on the event loop."""
@@ -262,13 +276,13 @@ class _EngineThread(threading.Thread):
             case _Stop():
                 self._is_stopping = True
 
-    def _call(self, run: Callable[[], None], done: asyncio.Future[None]) -> None:
+    def _call(self, run: Callable[[], Any], done: asyncio.Future[Any]) -> None:
         try:
-            run()
+            result = run()
         except Exception as error:  # boundary: the engine loop. The waiter decides what a failed load means.
-            self._tell(_settle, done, error)
+            self._tell(_settle, done, None, error)
         else:
-            self._tell(_settle, done, None)
+            self._tell(_settle, done, result, None)
 
     def _leave(self, sequence: Sequence) -> None:
         state = self._states.pop(sequence.key, None)
@@ -282,7 +296,7 @@ class _EngineThread(threading.Thread):
         self._metrics.spend("queue", sequence.timings.started - sequence.timings.submitted)
         self._metrics.characters.inc(len(sequence.request.text))
         try:
-            self._states[sequence.key] = self._model.prefill(sequence.request)
+            self._states[sequence.key] = self._model.prefill(sequence.request, sequence.voice)
         except Exception as error:  # boundary: the engine loop. One bad text must not end the others.
             self._fail(sequence, error)
         self._metrics.spend("prefill", time.monotonic() - sequence.timings.started)
@@ -352,11 +366,11 @@ class _EngineThread(threading.Thread):
             self._is_stopping = True
 
 
-def _settle(done: asyncio.Future[None], error: Exception | None) -> None:
+def _settle(done: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
     """Answer a waiter, unless it was cancelled meanwhile."""
     if done.done():
         return
     if error is None:
-        done.set_result(None)
+        done.set_result(result)
     else:
         done.set_exception(error)

@@ -55,9 +55,10 @@ class Sequence:
     changes any more.
     """
 
-    def __init__(self, key: int, request: SegmentRequest, submitted: float) -> None:
+    def __init__(self, key: int, request: SegmentRequest, submitted: float, voice: bytes | None = None) -> None:
         self.key = key
         self.request = request
+        self.voice = voice  # what a cloning model prepared, for a voice that is not its own
         self.state = SequenceState.WAITING
         self.timings = Timings(submitted)
         self.samples = 0

@@ -7,15 +7,17 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.worker.harness import eventually, segment
 from wire.errors import ErrorCode, TtsError
+from wire.segment import SegmentRequest
 from worker import sequence as spoken
 from worker.config import ToneOptions
 from worker.engine import Engine, EngineDied
 from worker.metrics import Metrics
-from worker.models.base import StepOutput
+from worker.models.base import Clip, StepOutput
 from worker.models.tone import ToneModel, ToneState, decode
 from worker.sequence import Chunk, Ended, SequenceState
 
@@ -261,3 +263,39 @@ async def test_unloading_waits_for_what_is_running() -> None:
         await engine.unload()
         assert seen == [SequenceState.FINISHED]
         assert decode((await hearing)[0]) == "x" * 60
+
+
+class Cloning(ToneModel):
+    """Clones a voice by its length, and notes what `prefill` was given."""
+
+    def __init__(self, options: ToneOptions) -> None:
+        super().__init__(options)
+        self.given: list[bytes | None] = []
+
+    def voice_format(self) -> str:
+        return "tone-1"
+
+    def prepare_voice(self, clip: Clip) -> bytes:
+        if clip.seconds < 1:
+            raise TtsError(ErrorCode.INVALID_VALUE, "too short", param="voice")
+        return b"%d" % len(clip.samples)
+
+    def prefill(self, request: SegmentRequest, voice: bytes | None = None) -> Any:
+        self.given.append(voice)
+        return super().prefill(request, voice)
+
+
+async def test_a_voice_is_prepared_in_the_engine_and_comes_with_its_segment() -> None:
+    model = Cloning(ToneOptions())
+    async with running(model) as engine:
+        assert engine.voice_format == "tone-1"
+        prepared = await engine.prepare_voice(Clip(np.zeros(24_000, np.float32), 24_000))
+        await hear(engine.submit(segment(voice_sha256="0" * 64), prepared))
+        await hear(engine.submit(segment()))
+        assert model.given == [b"24000", None]
+
+
+async def test_a_recording_that_the_model_can_make_nothing_of_is_refused_where_it_was_given() -> None:
+    async with running(Cloning(ToneOptions())) as engine:
+        with pytest.raises(TtsError, match="too short"):
+            await engine.prepare_voice(Clip(np.zeros(240, np.float32), 24_000))

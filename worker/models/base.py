@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wire.link import ModelInfo
 from wire.segment import SegmentRequest
 
@@ -24,6 +27,18 @@ class StepOutput:
     checkpoint: bytes | None = None
     finished: bool = False
     error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A recording of somebody who speaks: mono float32 from -1 to 1, at any rate from 16 kHz."""
+
+    samples: NDArray[np.float32]
+    sample_rate: int
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.sample_rate
 
 
 class SpeechModel(Protocol[StateT]):
@@ -45,8 +60,10 @@ class SpeechModel(Protocol[StateT]):
         """Give the memory back. No state is alive, and `load` may follow."""
         ...
 
-    def prefill(self, request: SegmentRequest) -> StateT:
-        """Begin a segment whose voice is one of `info().voices`.
+    def prefill(self, request: SegmentRequest, voice: bytes | None = None) -> StateT:
+        """Begin a segment whose voice is one of `info().voices`, or the one that `prepare_voice` made `voice` of.
+
+        `request.voice_sha256` names that voice: equal hashes come with equal bytes, so what is derived may be kept.
 
         With `request.resume`, the first sample that `step` gives is number `delivered_samples` of the segment, and all
         samples are those of the undisturbed one.
@@ -66,4 +83,24 @@ class SpeechModel(Protocol[StateT]):
 
     def cancel(self, state: StateT) -> None:
         """Free what `state` holds; it will not be stepped again."""
+        ...
+
+
+class CloningModel(SpeechModel[StateT], Protocol[StateT]):
+    """A model whose `info().cloning` is true takes on the voice of a recording: prepared once, then used by all."""
+
+    def voice_format(self) -> str:
+        """Name what `prepare_voice` makes: `[a-z0-9.-]{1,64}`, another for other weights or another layout.
+
+        What was prepared may be kept and sent to every worker of the same format. Valid once `load` has returned; like
+        `info`, it never blocks.
+        """
+        ...
+
+    def prepare_voice(self, clip: Clip) -> bytes:
+        """Compute what the model must know of a voice: about 165 kB, the same for the same clip. May take a second.
+
+        Raises:
+            TtsError: `invalid_value` (param `voice`) for a recording that this model can make nothing of.
+        """
         ...

@@ -96,7 +96,7 @@ class EmbeddedModel:
     def unload(self) -> None:
         self._hibari = None
 
-    def prefill(self, request: SegmentRequest) -> EmbeddedState:
+    def prefill(self, request: SegmentRequest, voice: bytes | None = None) -> EmbeddedState:
         state = EmbeddedState(request, deque(self._pieces(request.text)))
         if request.resume is not None:
             _resume(state, request.resume)

@@ -95,7 +95,7 @@ class ToneModel:
     def unload(self) -> None:
         _symbols.cache_clear()
 
-    def prefill(self, request: SegmentRequest) -> ToneState:
+    def prefill(self, request: SegmentRequest, voice: bytes | None = None) -> ToneState:
         self._segments += 1
         staged = _staged(request, self._options)
         if self._segments <= self._options.fail_first_segments:
