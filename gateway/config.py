@@ -88,7 +88,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--queue-patience",
         type=float,
-        help=f"seconds after which a request that got no slot goes ahead of shorter ones (default {default.queue_patience:g})",
+        help=f"seconds after which a request without a slot passes shorter ones (default {default.queue_patience:g})",
     )
     add(
         "--max-queue-seconds",
