@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum, auto
 
 from gateway.pace import Pace
+from wire.gpu import Gpu
 from wire.link import Hello, ModelInfo, Status, WorkerState
 
 
@@ -76,7 +77,7 @@ class Replica:
     split: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     detail: str = ""
-    gpu: dict[str, float] = field(default_factory=dict)
+    gpus: tuple[Gpu, ...] = ()
     warm_voices: frozenset[str] = frozenset()
     reported_in_flight: int = 0
     steps: int = 0
@@ -116,7 +117,7 @@ class Replica:
         self.steps = status.steps
         self.slots = status.slots
         self.warm_voices = frozenset(status.voices)
-        self.gpu = dict(status.gpu)
+        self.gpus = status.gpus
         self.detail = status.detail
         self.status_at = now
         if status.models:

@@ -6,12 +6,13 @@ An unknown `type` or field is ignored by both sides (`parse` returns None), so t
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, ClassVar
+
+from wire.gpu import MAX_GPUS, Gpu
 
 PROTOCOL_VERSION = 1
 LINK_PATH = "/internal/workers"
@@ -84,7 +85,7 @@ class Status:
     """A worker's message every second, and at once when its state changes.
 
     `steps` counts model steps since start (a number that stands still while in_flight > 0 is a hung engine);
-    `voices` are those warm in memory; `gpu` holds the figures of its device, if it has one.
+    `voices` are those warm in memory; `gpus` has one entry for each GPU that it runs on, none on a CPU.
     """
 
     TYPE: ClassVar[str] = "status"
@@ -94,7 +95,7 @@ class Status:
     slots: int
     models: tuple[ModelInfo, ...] = ()
     voices: tuple[str, ...] = ()
-    gpu: Mapping[str, float] = field(default_factory=dict)
+    gpus: tuple[Gpu, ...] = ()
     detail: str = ""
 
 
@@ -206,10 +207,10 @@ def _model(item: Mapping[str, Any]) -> ModelInfo:
     return model
 
 
-def _figures(value: Any) -> dict[str, float]:
-    figures = {str(name)[:64]: float(figure) for name, figure in list(dict(value).items())[:64]}
-    # NaN would make the gateway's own JSON unreadable to browsers; a figure that is none is left out.
-    return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
+def _gpus(value: Any) -> tuple[Gpu, ...]:
+    if not isinstance(value, list) or len(value) > MAX_GPUS:
+        raise ValueError(f"gpus must be a list of at most {MAX_GPUS}")
+    return tuple(Gpu.from_json(item) for item in value)
 
 
 def _texts(value: Any) -> dict[str, str]:
@@ -223,7 +224,7 @@ _READ: dict[str, Any] = {
     "voices": _strings,
     "split": _strings,
     "versions": _texts,
-    "gpu": _figures,
+    "gpus": _gpus,
     "port": int,
     "slots": int,
     "in_flight": int,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from aiohttp import web
@@ -48,7 +48,7 @@ class HealthRoutes:
                 "version": self.version,
                 "uptime_seconds": round(time.monotonic() - self.started, 1),
                 "workers": [
-                    {name: worker[name] for name in ("id", "state", "in_flight", "slots", "model", "device", "gpu")}
+                    {name: worker[name] for name in ("id", "state", "in_flight", "slots", "model", "device", "gpus")}
                     for worker in workers
                 ],
                 "queue": {
@@ -84,6 +84,6 @@ def describe(replica: Replica) -> dict[str, Any]:
         "warm_voices": sorted(replica.warm_voices),
         "status_age_seconds": round(max(0.0, time.monotonic() - replica.status_at), 3),
         "linked_seconds": round(time.monotonic() - replica.joined_at, 1),
-        "gpu": replica.gpu,
+        "gpus": [asdict(gpu) for gpu in replica.gpus],
         "versions": replica.versions,
     }

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import fields
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wire.gpu import THROTTLE_REASONS, Gpu, GpuState
 from wire.link import (
     Command,
     Hello,
@@ -25,12 +27,30 @@ from wire.link import (
     parse,
 )
 
+
+def in_order(reasons: set[str]) -> tuple[str, ...]:
+    return tuple(name for name in THROTTLE_REASONS if name in reasons)
+
+
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
 TEXTS = st.text(max_size=60)
 STRINGS = st.lists(TEXTS, max_size=3).map(tuple)
 COUNTS = st.integers(min_value=0, max_value=2**53)
 SLOTS = st.integers(min_value=1, max_value=4096)
-FIGURES = st.dictionaries(TEXTS, st.floats(allow_nan=False, allow_infinity=False), max_size=4)
+FIGURES = st.none() | st.floats(allow_nan=False, allow_infinity=False)
+GPUS = st.builds(
+    Gpu,
+    device=TEXTS,
+    state=st.sampled_from(GpuState),
+    detail=TEXTS,
+    uuid=TEXTS,
+    name=TEXTS,
+    age_seconds=st.floats(min_value=0, max_value=1e6),
+    xid_errors=COUNTS,
+    throttled_by=st.none() | st.sets(st.sampled_from(THROTTLE_REASONS)).map(in_order),
+    **{field.name: FIGURES for field in fields(Gpu) if field.type == "float | None"},
+    **{field.name: st.none() | COUNTS for field in fields(Gpu) if field.type == "int | None"},
+)
 MODELS = st.builds(
     ModelInfo,
     id=NAMES,
@@ -64,7 +84,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         slots=SLOTS,
         models=st.lists(MODELS, max_size=3).map(tuple),
         voices=STRINGS,
-        gpu=FIGURES,
+        gpus=st.lists(GPUS, max_size=2).map(tuple),
         detail=TEXTS,
     ),
     st.builds(Welcome, gateway=TEXTS, status_interval_seconds=st.floats(min_value=0.01, max_value=60)),
@@ -77,6 +97,7 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
+GPU = {"device": "cuda:0", "state": "ok"}
 MODEL = {"id": "tone", "sample_rate": 24_000, "voices": ["a"], "languages": ["en"]}
 HELLO: dict[str, Any] = {
     "type": "hello",
@@ -117,7 +138,7 @@ def test_no_text_raises_anything_but_a_link_error(text: str) -> None:
 def test_no_value_of_a_field_raises_anything_but_a_link_error(
     body: dict[str, Any], extra: dict[str, Any], data: st.DataObject
 ) -> None:
-    optional = ["state", "protocol", "split", "versions", "voices", "gpu", "detail", "status_interval_seconds"]
+    optional = ["state", "protocol", "split", "versions", "voices", "gpus", "detail", "status_interval_seconds"]
     name = data.draw(st.sampled_from([*body, *optional]))
     text = json.dumps(extra | body | {name: data.draw(ANYTHING)})
     with contextlib.suppress(LinkError):
@@ -176,9 +197,15 @@ def test_a_message_without_a_required_field_is_refused(body: dict[str, Any], nam
         (STATUS, {"steps": -1}),
         (STATUS, {"slots": 0}),
         (STATUS, {"state": None}),
-        (STATUS, {"gpu": [1]}),
-        (STATUS, {"gpu": {"watts": "many"}}),
-        (STATUS, {"gpu": {"watts": 10**400}}),
+        (STATUS, {"gpus": {"device": "cuda:0"}}),
+        (STATUS, {"gpus": [1]}),
+        (STATUS, {"gpus": [GPU] * 17}),
+        (STATUS, {"gpus": [{"state": "ok"}]}),
+        (STATUS, {"gpus": [GPU | {"state": "hot"}]}),
+        (STATUS, {"gpus": [GPU | {"power_watts": "many"}]}),
+        (STATUS, {"gpus": [GPU | {"power_watts": 10**400}]}),
+        (STATUS, {"gpus": [GPU | {"memory_used_bytes": -1}]}),
+        (STATUS, {"gpus": [GPU | {"throttled_by": 7}]}),
         (WELCOME, {"status_interval_seconds": 0}),
         (WELCOME, {"status_interval_seconds": -1}),
         (WELCOME, {"status_interval_seconds": 61}),
@@ -210,9 +237,16 @@ def test_an_unknown_field_is_ignored(body: dict[str, Any]) -> None:
 
 
 def test_a_gpu_figure_that_is_no_number_is_left_out() -> None:
-    status = parse(json.dumps(STATUS | {"gpu": {"watts": float("nan"), "limit": float("inf"), "celsius": 60}}))
+    figures = {"power_watts": float("nan"), "fan_ratio": float("inf"), "temperature_celsius": 60, "mood": "good"}
+    status = parse(json.dumps(STATUS | {"gpus": [GPU | figures]}))
     assert isinstance(status, Status)
-    assert status.gpu == {"celsius": 60.0}
+    assert status.gpus == (Gpu("cuda:0", GpuState.OK, temperature_celsius=60.0),)
+
+
+def test_a_reason_to_throttle_that_is_not_known_is_left_out() -> None:
+    status = parse(json.dumps(STATUS | {"gpus": [GPU | {"throttled_by": ["boredom", "power_cap"]}]}))
+    assert isinstance(status, Status)
+    assert status.gpus[0].throttled_by == ("power_cap",)
 
 
 def test_what_only_people_read_is_shortened_not_refused() -> None:

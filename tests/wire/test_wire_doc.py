@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from wire import frames, headers, link, segment
+from wire import frames, gpu, headers, link, segment
 from wire.errors import TRAITS, ErrorCode, TtsError
 from wire.frames import FrameReader, FrameType
+from wire.gpu import THROTTLE_REASONS, Gpu, GpuState
 from wire.link import Command, Hello, ModelInfo, Order, Refused, Status, Welcome, WorkerState
 from wire.segment import PARAMETERS, SPEED, Resume, SegmentRequest
 
@@ -66,6 +67,12 @@ def test_models_states_and_commands_are_complete(names: list[str]) -> None:
         assert f"`{name}`" in PAGE
 
 
+@pytest.mark.parametrize("names", [[f.name for f in fields(Gpu)], list(GpuState), list(THROTTLE_REASONS)])
+def test_fields_and_words_of_a_gpu_are_complete(names: list[str]) -> None:
+    for name in names:
+        assert f"`{name}`" in section("`status`")
+
+
 def test_every_field_of_a_segment_is_in_its_section() -> None:
     text = section("Data call")
     for name in [f.name for f in fields(SegmentRequest)] + [f.name for f in fields(Resume)]:
@@ -95,6 +102,7 @@ def test_every_frame_type_has_its_row(type_: FrameType) -> None:
         ("MAX_SEGMENT_CHARACTERS", segment.MAX_SEGMENT_CHARACTERS),
         ("MAX_CHECKPOINT_BYTES", segment.MAX_CHECKPOINT_BYTES),
         ("MAX_SEED", segment.MAX_SEED),
+        ("MAX_GPUS", gpu.MAX_GPUS),
     ],
 )
 def test_every_limit_is_on_the_page_with_its_value(name: str, value: float) -> None:
