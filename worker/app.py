@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import platform
 import time
 import uuid
 from collections.abc import Coroutine
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
@@ -17,6 +19,8 @@ from wire.link import Command, Hello, Status, WorkerState
 from worker.api import Api, Slots
 from worker.config import Config
 from worker.engine import Engine, EngineDied
+from worker.gpu.series import GpuSeries
+from worker.gpu.watch import GpuWatch
 from worker.lifecycle import Event, IllegalTransition, Lifecycle
 from worker.link import Link
 from worker.metrics import Metrics
@@ -26,6 +30,7 @@ log = logging.getLogger("worker.app")
 
 _STOP_ENGINE_SECONDS = 2.0
 _STOP_LISTENER_SECONDS = 2.0
+_LAG_INTERVAL_SECONDS = 0.25
 _DISTRIBUTIONS = ("chatterbox-gateway", "aiohttp", "numpy", "hibari-tts")
 
 
@@ -43,8 +48,14 @@ class Worker:
         self._engine = Engine(model, batch=config.batch, metrics=self._metrics)
         self._links = [self._link(index) for index in range(len(config.gateways))]
         self._metrics.observe(
-            slots=config.slots, in_flight=lambda: self._engine.in_flight, state=lambda: self._lifecycle.state
+            slots=config.slots,
+            in_flight=lambda: self._engine.in_flight,
+            state=lambda: self._lifecycle.state,
+            model=self._engine.info.id,
+            figures=model.figures,
         )
+        self._gpus = GpuWatch((config.device,), os.environ)
+        self._metrics.register(GpuSeries(self._gpus.latest))
         for link in self._links:
             self._lifecycle.on_change(link.announce)
         api = Api(
@@ -84,6 +95,9 @@ class Worker:
         await web.TCPSite(self._runner, self._config.host, self._config.port).start()
         self._port = self._runner.addresses[0][1]
         log.info("worker=%s epoch=%s listening=%s:%d", self._config.id, self._epoch, self._config.host, self._port)
+        # The driver is asked in a thread of its own, which may hang in it for all we care.
+        self._gpus.start()
+        self._spawn(self._watch_event_loop())
         # Then the engine, which has nothing to do yet, and somebody who notices if it dies.
         self._engine.start()
         self._spawn(self._watch_engine())
@@ -116,6 +130,7 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._gpus.stop()
         # 4. The engine ends after its present step. What is left gets an error frame, which a gateway can act upon.
         await self._engine.stop(_STOP_ENGINE_SECONDS)
         # 5. The listener last: it writes those error frames.
@@ -137,6 +152,7 @@ class Worker:
             "steps": self._engine.steps,
             "uptime_seconds": round(time.monotonic() - self._began, 3),
             "versions": self._versions,
+            "gpus": [asdict(gpu) for gpu in self._gpus.latest()],
             "links": [link.report() for link in self._links],
         }
 
@@ -170,6 +186,7 @@ class Worker:
             slots=self._slots.count,
             models=(info,),
             voices=info.voices if self._lifecycle.takes_segments else (),
+            gpus=self._gpus.latest(),
             detail=self._detail or self._lifecycle.reason,
         )
 
@@ -213,6 +230,12 @@ class Worker:
             except Exception as error:  # boundary: as above
                 log.exception("model=%s did not unload", self._engine.info.id)
                 self._give_up(f"{type(error).__name__}: {error}")
+
+    async def _watch_event_loop(self) -> None:
+        while True:
+            due = time.monotonic() + _LAG_INTERVAL_SECONDS
+            await asyncio.sleep(_LAG_INTERVAL_SECONDS)
+            self._metrics.event_loop_lag.observe(max(0.0, time.monotonic() - due))
 
     async def _watch_engine(self) -> None:
         try:

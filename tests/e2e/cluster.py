@@ -102,6 +102,7 @@ class Cluster:
         self.internal_url = ""
         self.gateway: Running | None = None
         self.workers: dict[str, Running] = {}
+        self.environment: dict[str, str] = {}  # for what is started from now on
         self._started = 0
         self.session: aiohttp.ClientSession
 
@@ -176,7 +177,7 @@ class Cluster:
                 *arguments,
                 stdout=out,
                 stderr=out,
-                env=environment | {"TTS_WORKER_TOKEN": self.token, "PYTHONUNBUFFERED": "1"},
+                env=environment | {"TTS_WORKER_TOKEN": self.token, "PYTHONUNBUFFERED": "1"} | self.environment,
             )
         return Running(name, process, log)
 

@@ -130,7 +130,11 @@ GATEWAY_METRICS = {
 WORKER_METRICS = {
     "tts_worker_decode_step_seconds": "histogram",
     "tts_worker_batch_size": "histogram",
+    "tts_worker_tokens": "counter",
     "tts_worker_stage_seconds": "counter",
+    "tts_worker_conditionals_cache_hits": "counter",
+    "tts_worker_conditionals_cache_misses": "counter",
+    "tts_worker_event_loop_lag_seconds": "histogram",
     "tts_worker_model_loaded": "gauge",
 }
 

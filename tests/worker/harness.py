@@ -172,19 +172,24 @@ class Process:
         return self.log.read_text()
 
 
-def start(*options: str, log: Path) -> subprocess.Popen[bytes]:
+def start(*options: str, log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Start the command; what it writes goes to `log`."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TTS_")}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TTS_")}
     with log.open("wb") as sink:
-        return subprocess.Popen((sys.executable, "-m", "worker", *options), stderr=sink, env=environment)
+        command = (sys.executable, "-m", "worker", *options)
+        return subprocess.Popen(command, stderr=sink, env=clean | dict(environment or {}))
 
 
 @asynccontextmanager
-async def process(*options: str, ready: bool = True) -> AsyncIterator[Process]:
+async def process(
+    *options: str, ready: bool = True, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Process]:
     """Run `tts-worker --model tone` with `options`, and kill it at the end of the block if it still runs."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
-        child = start("--model", "tone", "--port", "0", "--gateways", "none", *options, log=log)
+        child = start(
+            "--model", "tone", "--port", "0", "--gateways", "none", *options, log=log, environment=environment
+        )
         try:
             await eventually(lambda: _port(log) or child.poll() is not None, "listening")
             async with aiohttp.ClientSession() as http:

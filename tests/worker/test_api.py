@@ -193,9 +193,9 @@ async def test_metrics_tell_what_happened() -> None:
             assert await client.metric(f'tts_worker_segments_total{{outcome="{outcome}"}}') == count
         assert await client.metric("tts_worker_audio_seconds_total") == pytest.approx(2)
         assert await client.metric("tts_worker_characters_total") == 30 + len("{tone:reject}")
-        assert await client.metric("tts_worker_slots") == 4
-        assert await client.metric('tts_worker_state{state="ready"}') == 1
-        assert await client.metric('tts_worker_state{state="draining"}') == 0
+        assert await client.metric("tts_worker_engine_slots") == 4
+        assert await client.metric('tts_worker_lifecycle_state{state="ready"}') == 1
+        assert await client.metric('tts_worker_lifecycle_state{state="draining"}') == 0
         assert await client.metric('tts_worker_model_loaded{model="tone"}') == 1
         assert await client.metric("tts_worker_decode_step_seconds_count") > 0
         assert await client.metric('tts_worker_segment_seconds_bucket{le="600.0"}') == 1

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from wire.link import ModelInfo
 from wire.segment import SegmentRequest
+from worker.figures import ModelFigures
 
 StateT = TypeVar("StateT")
 
@@ -46,6 +47,10 @@ class SpeechModel(Protocol[StateT]):
 
     def info(self) -> ModelInfo:
         """Describe the model; works before `load` and never blocks (the event loop calls it too)."""
+        ...
+
+    def figures(self) -> ModelFigures:
+        """Return what was counted since the process started; any thread may ask at any time, and never waits."""
         ...
 
     def load(self) -> None:

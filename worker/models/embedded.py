@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from wire.errors import ErrorCode, TtsError
 from wire.link import ModelInfo
 from wire.segment import Resume, SegmentRequest
+from worker.figures import ModelFigures
 from worker.models.base import StepOutput
 from worker.models.stretch import stretch
 
@@ -75,9 +78,15 @@ class EmbeddedModel:
 
     def __init__(self) -> None:
         self._hibari: Any = None
+        # Totals, written by the engine thread.
+        self._phonemes_spoken = 0
+        self._stage_seconds = {"phonemes": 0.0, "network": 0.0}
 
     def info(self) -> ModelInfo:
         return _MODEL
+
+    def figures(self) -> ModelFigures:
+        return ModelFigures(tokens=self._phonemes_spoken, stage_seconds=dict(self._stage_seconds))
 
     def load(self) -> None:
         # Here, not at the top: it brings onnxruntime, and the listener should answer before that.
@@ -97,7 +106,8 @@ class EmbeddedModel:
         self._hibari = None
 
     def prefill(self, request: SegmentRequest, voice: bytes | None = None) -> EmbeddedState:
-        state = EmbeddedState(request, deque(self._pieces(request.text)))
+        with self._counting("phonemes"):
+            state = EmbeddedState(request, deque(self._pieces(request.text)))
         if request.resume is not None:
             _resume(state, request.resume)
         return state
@@ -178,8 +188,18 @@ class EmbeddedModel:
         return pcm
 
     def _network(self, phonemes: str, speed: float, seed: tuple[int, int]) -> Samples:
-        sound: Samples = self._hibari.from_ids(self._hibari.ids(phonemes), speed, np.random.default_rng(seed))
+        with self._counting("network"):
+            sound: Samples = self._hibari.from_ids(self._hibari.ids(phonemes), speed, np.random.default_rng(seed))
+        self._phonemes_spoken += len(phonemes)
         return sound
+
+    @contextmanager
+    def _counting(self, stage: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._stage_seconds[stage] += time.monotonic() - began
 
 
 _DIGITS_AND_MARKS = re.compile(r"\d[\d.,]*")

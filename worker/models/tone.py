@@ -21,6 +21,7 @@ from wire.errors import ErrorCode, TtsError
 from wire.link import ModelInfo
 from wire.segment import SegmentRequest
 from worker.config import ToneOptions
+from worker.figures import ModelFigures
 from worker.models.base import StepOutput
 
 SAMPLE_RATE = 24_000
@@ -82,9 +83,13 @@ class ToneModel:
     def __init__(self, options: ToneOptions) -> None:
         self._options = options
         self._segments = 0
+        self._characters = 0
 
     def info(self) -> ModelInfo:
         return _MODEL
+
+    def figures(self) -> ModelFigures:
+        return ModelFigures(tokens=self._characters)
 
     def load(self) -> None:
         time.sleep(self._options.load_seconds)
@@ -146,6 +151,7 @@ class ToneModel:
         first = state.position // state.samples_a_character
         last = _chunk_end(state) // state.samples_a_character
         audio = _spoken(state.text[first:last], state.samples_a_character, state.amplitude)
+        self._characters += last - first
         skipped = state.position - first * state.samples_a_character
         state.position = last * state.samples_a_character
         return audio[2 * skipped :]
