@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
@@ -10,6 +11,7 @@ from gateway.api.health import describe
 from gateway.metrics import Metrics
 from gateway.pool import Pool
 from gateway.registry import Registry
+from gateway.replica import Replica
 from wire.errors import ErrorCode, TtsError
 from wire.link import Command
 
@@ -23,6 +25,7 @@ class AdminRoutes:
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/metrics", self.scrape)
         app.router.add_get("/admin/workers", self.workers)
+        app.router.add_get("/admin/prometheus-targets", self.targets)
         app.router.add_post("/admin/workers/{id}/{command}", self.order)
 
     async def scrape(self, request: web.Request) -> web.Response:
@@ -31,6 +34,12 @@ class AdminRoutes:
 
     async def workers(self, request: web.Request) -> web.Response:
         return web.json_response([describe(replica) for replica in sorted(self.pool.replicas, key=lambda r: r.id)])
+
+    async def targets(self, request: web.Request) -> web.Response:
+        """Say where Prometheus finds the workers' own metrics, in the form of its HTTP service discovery. One whose
+        link broke stays listed while it is missed: whether it still answers tells a dead process from a dead link."""
+        missing = (loss.replica for loss in self.pool.missing)
+        return web.json_response([_target(replica) for replica in (*self.pool.replicas, *missing)])
 
     async def order(self, request: web.Request) -> web.Response:
         try:
@@ -41,3 +50,8 @@ class AdminRoutes:
             ) from None
         replica = await self.registry.order(request.match_info["id"], command)
         return web.json_response(describe(replica), status=202)
+
+
+def _target(replica: Replica) -> dict[str, Any]:
+    host = f"[{replica.host}]" if ":" in replica.host else replica.host
+    return {"targets": [f"{host}:{replica.port}"], "labels": {"worker": replica.id, "device": replica.device}}

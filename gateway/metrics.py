@@ -19,6 +19,7 @@ LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 WORKER_STATES = (
     "starting", "loading", "warming", "ready", "unloaded", "draining", "stopped", "failed", "ejected", "probation",
+    "gone",
 )  # fmt: skip
 
 
@@ -93,7 +94,9 @@ class _PoolCollector(Collector):
             value=backlog.seconds,
         )
         up = GaugeMetricFamily(
-            "tts_worker_up", "1 while the worker's link is up.", labels=("worker", "device", "model")
+            "tts_worker_up",
+            "1 while the worker's link is up, 0 when it broke without a farewell.",
+            labels=("worker", "device", "model"),
         )
         state = GaugeMetricFamily(
             "tts_worker_state", "1 for the state that the worker is in.", labels=("worker", "state")
@@ -111,4 +114,8 @@ class _PoolCollector(Collector):
             slots.add_metric((replica.id,), replica.slots)
             in_flight.add_metric((replica.id,), replica.in_flight)
             age.add_metric((replica.id,), max(0.0, now - replica.status_at))
+        for replica in (loss.replica for loss in self._pool.missing):
+            up.add_metric((replica.id, replica.device, next(iter(replica.models), "")), 0)
+            for name in WORKER_STATES:
+                state.add_metric((replica.id, name), replica.state == name)
         yield from (up, state, slots, in_flight, age)

@@ -13,6 +13,7 @@ from gateway import admission, balancer, ejection
 from gateway.admission import Backlog
 from gateway.balancer import Policy
 from gateway.known import Known
+from gateway.missing import Loss, Missing
 from gateway.pace import Pace
 from gateway.queue import Entry, QueueOrder, Standing, WaitingLine
 from gateway.replica import Event, Health, Replica
@@ -92,6 +93,7 @@ class Pool:
         self._leases: set[Lease] = set()
         self._turns = 0
         self.known = Known()
+        self._missing = Missing()
 
     # -- what the registry tells ------------------------------------------------------------------------------------
 
@@ -110,6 +112,7 @@ class Pool:
                 param="worker",
             )
         self._replicas[replica.id] = replica
+        self._missing.back(replica.id)
         replica.pace = Pace.expected_from(self.known.pace_of(replica))
         self.known.learn(replica, self._replicas.values())
         self._observer.joined(replica)
@@ -137,6 +140,7 @@ class Pool:
             return
         del self._replicas[replica.id]
         replica.handle(Event.LOST)
+        self._missing.lost(Loss(replica, reason, self._clock()))
         self._observer.lost(replica, reason)
         for callback in list(replica.on_gone):
             callback()
@@ -146,6 +150,11 @@ class Pool:
     @property
     def replicas(self) -> tuple[Replica, ...]:
         return tuple(self._replicas.values())
+
+    @property
+    def missing(self) -> tuple[Loss, ...]:
+        """Workers that went without a farewell and are not back."""
+        return self._missing.listed(self._clock())
 
     @property
     def waiting(self) -> int:
