@@ -22,7 +22,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version $(OLDEST_PYTH
 	--no-emit-index-url --no-emit-find-links --no-emit-package chatterbox-gateway --custom-compile-command "make lock"
 
 # What the tests run besides Python, as command=Debian package.
-TEST_TOOLS := nginx=nginx cc=build-essential promtool=prometheus
+TEST_TOOLS := nginx=nginx cc=build-essential prometheus=prometheus prometheus-alertmanager=prometheus-alertmanager
 # Debian puts servers where a plain user's path does not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
