@@ -57,8 +57,15 @@ def programs(options: argparse.Namespace, workers: Workers, token: str) -> list[
     """Return what to run, the gateway first. The token goes by environment: any user can read a command line."""
     public, internal = f"{HOST}:{options.public_port}", f"{HOST}:{options.internal_port}"
     shared = {"TTS_WORKER_TOKEN": token, "PYTHONUNBUFFERED": "1"}
-    listen = ("--listen", public, "--internal-listen", internal, "--drain-timeout", f"{options.drain_seconds:g}")
-    fleet = [Program("gateway", (*shlex.split(options.gateway_command), *listen), shared, options.public_port)]
+    gateway_flags = ["--listen", public, "--internal-listen", internal]
+    gateway_flags += [
+        "--drain-timeout",
+        f"{options.drain_seconds:g}",
+        "--data-directory",
+        f"{options.run_dir / 'data'}",
+    ]
+    gateway = (*shlex.split(options.gateway_command), *gateway_flags)
+    fleet = [Program("gateway", gateway, shared, options.public_port)]
     for index, device in enumerate(workers.devices):
         port = options.first_worker_port + index
         flags = ["--index", str(index), "--port", str(port), "--gateways", internal, "--model", workers.model]

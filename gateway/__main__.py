@@ -12,6 +12,7 @@ from gateway import commands
 from gateway.app import Gateway
 from gateway.config import Config, ConfigError, add_options, read_config
 from gateway.logs import set_up_logging
+from gateway.voices.directory import DirectoryInUse
 
 log = logging.getLogger("gateway")
 
@@ -42,6 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
             asyncio.run(_serve(config))
     except ModuleNotFoundError as error:
         parser.error(f"--uvloop: {error}; install chatterbox-gateway[uvloop]")
+    except DirectoryInUse as error:
+        print(f"tts-gateway: {error}", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         print(f"tts-gateway: cannot listen: {error.strerror or error}. Is another gateway running?", file=sys.stderr)
         sys.exit(1)

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from gateway.admin import AdminRoutes
 from gateway.api.answer import Answerer
+from gateway.api.clips import ClipRoutes
 from gateway.api.errors import errors_as_envelopes
 from gateway.api.health import HealthRoutes
 from gateway.api.native import NativeRoutes
@@ -31,6 +32,7 @@ from gateway.observer import Observer
 from gateway.pool import Pool
 from gateway.registry import Registry
 from gateway.speech import SpeechOptions, SpeechService
+from gateway.voices.store import VoiceStore
 from wire.errors import ErrorCode, TtsError
 
 log = logging.getLogger("gateway")
@@ -58,6 +60,7 @@ class Gateway:
         )
         self.metrics.watch(self.pool)
         self.registry = Registry(self.pool, token=config.worker_token, gateway_id=secrets.token_hex(4))
+        self.voices = VoiceStore(config.data_directory)
         self.addresses: dict[str, Address] = {}
         self._stopping = False
         self._requests = 0
@@ -70,8 +73,11 @@ class Gateway:
 
         Raises:
             OSError: an address cannot be listened on.
+            DirectoryInUse: the data directory cannot be had.
         """
         async with contextlib.AsyncExitStack() as stack:
+            self.voices.open()
+            stack.callback(self.voices.close)
             # Closed in the reverse order: the threads last of all, when nothing can ask for an encoder any more.
             executor = stack.enter_context(ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="encoder"))
             session = await stack.enter_async_context(_session())
@@ -125,7 +131,12 @@ class Gateway:
             whole=config.whole,
         )
         service = SpeechService(
-            self.pool, dispatcher, options, default_model=config.default_model, aliases=dict(config.voice_aliases)
+            self.pool,
+            dispatcher,
+            options,
+            default_model=config.default_model,
+            aliases=dict(config.voice_aliases),
+            voices=self.voices,
         )
         answerer = Answerer(service, self.observer, executor, config.reader_timeout)
         version = importlib.metadata.version("chatterbox-gateway")
@@ -137,13 +148,14 @@ class Gateway:
         for routes in (
             NativeRoutes(answerer, config.max_characters),
             OpenAIRoutes(answerer, service, config.max_characters),
-            VoiceRoutes(service),
+            VoiceRoutes(service, self.voices),
             OpenApiRoutes(version),
             health,
         ):
             routes.add_to(public)
-        internal = web.Application(middlewares=[errors_as_envelopes], logger=log)
-        for internal_routes in (AdminRoutes(self.pool, self.registry, self.metrics), self.registry, health):
+        internal = web.Application(middlewares=[errors_as_envelopes], client_max_size=MAX_BODY_BYTES, logger=log)
+        clips = ClipRoutes(self.voices, self.registry.authenticate)
+        for internal_routes in (AdminRoutes(self.pool, self.registry, self.metrics), self.registry, clips, health):
             internal_routes.add_to(internal)
         return public, internal
 

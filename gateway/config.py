@@ -59,6 +59,7 @@ class Config:
     drain_timeout: float = 60.0
     default_model: str | None = None
     voice_aliases: tuple[tuple[str, str], ...] = ()
+    data_directory: Path | None = None
     log_level: str = "info"
     uvloop: bool = False
 
@@ -127,6 +128,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--default-model", help="model of requests that name none (default: the first by name)")
     add("--voice-alias", action="append", metavar="NAME=VOICE", help="another name for a voice; may be repeated")
+    add(
+        "--data-directory",
+        metavar="DIR",
+        help="where uploaded voices are kept, for one gateway (default: systemd's STATE_DIRECTORY; else none are)",
+    )
     add("--log-level", choices=["debug", "info", "warning", "error"], help=f"(default {default.log_level})")
     add("--uvloop", action="store_true", default=None, help="run on uvloop (extra `uvloop`; measured: no gain)")
 
@@ -187,6 +193,7 @@ def read_config(options: argparse.Namespace, environment: Mapping[str, str] = os
         drain_timeout=number("drain_timeout", default.drain_timeout, 0, 3600),
         default_model=given("default_model"),
         voice_aliases=_aliases(getattr(options, "voice_alias", None), environment.get("TTS_GATEWAY_VOICE_ALIAS")),
+        data_directory=_data_directory(given("data_directory"), environment),
         log_level=choice("log_level", default.log_level, ["debug", "info", "warning", "error"]),
         uvloop=(given("uvloop") or "").lower() in ("1", "true", "yes"),
     )
@@ -225,6 +232,12 @@ def _token(file: str | None, environment: Mapping[str, str]) -> str:
     if not token:
         raise ConfigError(f"--worker-token-file {path} is empty")
     return token
+
+
+def _data_directory(given: str | None, environment: Mapping[str, str]) -> Path | None:
+    # systemd names several in one variable, separated by colons.
+    path = given or environment.get("STATE_DIRECTORY", "").split(":")[0]
+    return Path(path) if path else None
 
 
 def _aliases(flags: Sequence[str] | None, variable: str | None) -> tuple[tuple[str, str], ...]:

@@ -34,7 +34,10 @@ _CALLERS_OWN = (
     ErrorCode.TEXT_TOO_LONG,
     ErrorCode.INVALID_VALUE,
     ErrorCode.VOICE_NOT_FOUND,
+    ErrorCode.UNUSABLE_CLIP,
 )
+# A worker that meets an uploaded voice for the first time fetches and prepares it before it says anything.
+NEW_VOICE_SECONDS = 20.0
 # A segment that was preempted so often is left alone.
 MAX_PREEMPTIONS = 2
 _FULL_PAUSES_SECONDS = (0.005, 0.01, 0.02, 0.05)
@@ -194,12 +197,16 @@ class Dispatcher:
         predicted = replica.pace.predict_seconds(len(request.text))
         stall_seconds = replica.pace.stall_seconds(len(request.text), self._stall_floor_seconds)
         attempt.resumed_at = attempt.audio.samples
+        attempt.accepted_at = started
+        clip = request.voice_sha256
+        first_seconds = 0.0 if clip is None or clip in replica.warm_voices else NEW_VOICE_SECONDS
         try:
-            async with _patience(lease, stall_seconds) as progress:
+            async with _patience(lease, stall_seconds, first_seconds) as progress:
                 await self._stream_once_free(replica, attempt, progress)
         except (aiohttp.ClientError, ConnectionError, FrameError) as error:
             raise WorkerFault(_reason(error), f"{replica.id}: {type(error).__name__}: {error}") from None
-        seconds = time.monotonic() - started
+        # From the acceptance: what a worker does once for a voice says nothing about its pace.
+        seconds = time.monotonic() - attempt.accepted_at
         audio_seconds = (attempt.audio.samples - attempt.resumed_at) / attempt.sample_rate
         if attempt.resumed_at == 0:  # part of a segment says little about the pace of a whole one
             self._pool.spoke(replica, characters=len(request.text), seconds=seconds, audio_seconds=audio_seconds)
@@ -227,6 +234,7 @@ class Dispatcher:
         ) as response:
             if response.status != 200:
                 raise _refusal(replica, TtsError.from_envelope(await _json(response)))
+            attempt.accepted_at = time.monotonic()
             reader = FrameReader()
             async for data in response.content.iter_any():
                 progress()
@@ -245,12 +253,14 @@ class _Attempt:
     sample_rate: int
     checkpoint: bytes = b""
     resumed_at: int = 0  # samples that were there when the present try began
+    accepted_at: float = 0.0  # instant at which the present worker took it
 
     def wanted(self, standing: Standing, tried: frozenset[tuple[str, str]], *, may_be_preempted: bool) -> Wanted:
         """What the next try needs of a worker."""
         request = self.request
         characters, is_first = len(request.text), request.index == 0
-        return Wanted(request.model, request.voice, standing, characters, is_first, tried, may_be_preempted)
+        voice = request.voice_sha256 or request.voice  # as workers report those that they have warm
+        return Wanted(request.model, voice, standing, characters, is_first, tried, may_be_preempted)
 
     def request_now(self) -> SegmentRequest:
         """The request for the next worker: from the start, or from where the last one left off."""
@@ -286,9 +296,11 @@ class _Attempt:
 
 
 @asynccontextmanager
-async def _patience(lease: Lease, stall_seconds: float) -> AsyncIterator[Callable[[], None]]:
+async def _patience(
+    lease: Lease, stall_seconds: float, first_seconds: float = 0.0
+) -> AsyncIterator[Callable[[], None]]:
     """Bound the silence of a worker inside the block, and end it at once when the worker's link is lost or the slot is
-    wanted back.
+    wanted back. The first silence may last `first_seconds`, if that is longer.
 
     Yields a function to call at each sign of progress.
 
@@ -302,7 +314,7 @@ async def _patience(lease: Lease, stall_seconds: float) -> AsyncIterator[Callabl
     if replica.health is Health.GONE:
         raise WorkerFault("lost", f"{replica.id}: its link is gone")
     try:
-        async with asyncio.timeout(stall_seconds) as limit:
+        async with asyncio.timeout(max(stall_seconds, first_seconds)) as limit:
 
             def progress() -> None:
                 if ended is None:

@@ -37,7 +37,7 @@ class Registry:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one worker's link for as long as it lives."""
-        self._authenticate(request)
+        self.authenticate(request)
         socket = web.WebSocketResponse(max_msg_size=link.MAX_MESSAGE_BYTES)
         await socket.prepare(request)
         try:
@@ -86,7 +86,12 @@ class Registry:
             *(socket.close(code=aiohttp.WSCloseCode.GOING_AWAY) for socket in list(self._links.values()))
         )
 
-    def _authenticate(self, request: web.Request) -> None:
+    def authenticate(self, request: web.Request) -> None:
+        """Let a worker in.
+
+        Raises:
+            TtsError: `unauthorized`.
+        """
         given = request.headers.get("Authorization", "")
         if self._token and not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
             log.warning("a link from %s was refused: wrong or missing token", request.remote)

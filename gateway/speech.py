@@ -17,7 +17,8 @@ from gateway.pool import Pool
 from gateway.queue import Standing
 from gateway.request import SpeechRequest
 from gateway.text import check_scripts
-from gateway.voices import Cast, Catalogue
+from gateway.voices.catalogue import Cast, Catalogue
+from gateway.voices.store import VoiceStore
 from gateway.work import Admitted
 from wire.errors import ErrorCode, TtsError
 from wire.segment import MAX_SEED, SegmentRequest
@@ -148,6 +149,7 @@ class Speech:
             text=segment.text,
             model=self.cast.model.id,
             voice=self.cast.voice,
+            voice_sha256=self.cast.clip,
             # Each segment has a seed of its own, and the same one whoever speaks it.
             seed=(self.seed + segment.index) % (MAX_SEED + 1),
             language=self._request.language,
@@ -167,17 +169,24 @@ class SpeechService:
         *,
         default_model: str | None,
         aliases: dict[str, str],
+        voices: VoiceStore,
     ) -> None:
         self._pool = pool
         self._dispatcher = dispatcher
         self._options = options
         self._default_model = default_model
         self._aliases = aliases
+        self._voices = voices
 
     @property
     def catalogue(self) -> Catalogue:
         """The models and voices that are known now."""
-        return Catalogue(self._pool.known.models, default_model=self._default_model, aliases=self._aliases)
+        return Catalogue(
+            self._pool.known.models,
+            default_model=self._default_model,
+            aliases=self._aliases,
+            uploaded=self._voices.by_handle,
+        )
 
     @asynccontextmanager
     async def speak(self, request: SpeechRequest, journey: Journey) -> AsyncIterator[Speech]:
@@ -207,7 +216,11 @@ class SpeechService:
         journey.planned = time.monotonic()
         characters = sum(len(item.text) for item in items if isinstance(item, Speak))
         journey.segments_planned = sum(isinstance(item, Speak) for item in items)
-        with self._pool.admit(cast.model.id, journey.caller, characters) as admitted:
+        with (
+            # Nothing was awaited since the cast, so that the clip is still there; it stays to the end of the request.
+            self._voices.holding(cast.clip),
+            self._pool.admit(cast.model.id, journey.caller, characters) as admitted,
+        ):
             speech = Speech(request, journey, cast, items, self._pool, self._dispatcher, self._options, admitted)
             try:
                 speech.launch()

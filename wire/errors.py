@@ -20,6 +20,9 @@ class ErrorCode(StrEnum):
     UNSPEAKABLE_TEXT = "unspeakable_text"
     MODEL_NOT_FOUND = "model_not_found"
     VOICE_NOT_FOUND = "voice_not_found"
+    VOICE_CONFLICT = "voice_conflict"
+    UNUSABLE_CLIP = "unusable_clip"
+    UPLOADS_OFF = "uploads_off"
     WORKER_NOT_FOUND = "worker_not_found"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
@@ -34,6 +37,7 @@ class ErrorCode(StrEnum):
     DEADLINE_EXCEEDED = "deadline_exceeded"
     SLOW_READER = "slow_reader"
     WORKER_FAILED = "worker_failed"
+    STORAGE_FULL = "storage_full"
     INTERNAL = "internal_error"
     # Between gateway and worker only; a client never sees these.
     WORKER_FULL = "worker_full"
@@ -64,6 +68,9 @@ TRAITS: dict[ErrorCode, Traits] = {
     ErrorCode.UNSPEAKABLE_TEXT: Traits(422, _CALLER, False),
     ErrorCode.MODEL_NOT_FOUND: Traits(404, _CALLER, False),
     ErrorCode.VOICE_NOT_FOUND: Traits(404, _CALLER, False),
+    ErrorCode.VOICE_CONFLICT: Traits(409, _CALLER, False),
+    ErrorCode.UNUSABLE_CLIP: Traits(422, _CALLER, False),
+    ErrorCode.UPLOADS_OFF: Traits(403, _CALLER, False),
     ErrorCode.WORKER_NOT_FOUND: Traits(404, _CALLER, False),
     ErrorCode.NOT_FOUND: Traits(404, _CALLER, False),
     ErrorCode.METHOD_NOT_ALLOWED: Traits(405, _CALLER, False),
@@ -76,6 +83,7 @@ TRAITS: dict[ErrorCode, Traits] = {
     ErrorCode.DEADLINE_EXCEEDED: Traits(504, _SERVER, True),
     ErrorCode.SLOW_READER: Traits(408, _CALLER, True),
     ErrorCode.WORKER_FAILED: Traits(502, _SERVER, True),
+    ErrorCode.STORAGE_FULL: Traits(507, _SERVER, True),
     ErrorCode.INTERNAL: Traits(500, _SERVER, True),
     ErrorCode.WORKER_FULL: Traits(429, _BUSY, True),
     ErrorCode.WORKER_NOT_READY: Traits(503, _BUSY, True),

@@ -10,3 +10,7 @@ ACCEL_BUFFERING = "X-Accel-Buffering"
 
 SEGMENTS_PATH = "/v1/segments"
 SEGMENT_CONTENT_TYPE = "application/vnd.chatterbox-gateway.frames"
+
+# On the gateway's internal listener, for workers: a clip, and what another worker has computed of it.
+CLIP_PATH = "/internal/clips/{sha256}"
+PREPARED_PATH = "/internal/prepared/{format}/{sha256}"

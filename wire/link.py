@@ -45,7 +45,8 @@ class ModelInfo:
     """One model that a worker serves, and all that a gateway must know to plan for it.
 
     `scripts` are the first words of Unicode character names (LATIN, CYRILLIC, CJK …) whose letters the model can read;
-    empty means any. `parameters` are the names of wire.segment.PARAMETERS, and `speed`, that it heeds.
+    empty means any. `parameters` are the names of wire.segment.PARAMETERS, and `speed`, that it heeds. `cloning` models
+    speak with uploaded voices too, if the clip is longer than `min_clip_seconds`.
     """
 
     id: str
@@ -56,6 +57,7 @@ class ModelInfo:
     parameters: tuple[str, ...] = ()
     max_segment_characters: int = 280
     cloning: bool = False
+    min_clip_seconds: float = 0.0
 
     @property
     def default_voice(self) -> str:
@@ -195,6 +197,7 @@ def _model(item: Mapping[str, Any]) -> ModelInfo:
         parameters=_strings(item.get("parameters", [])),
         max_segment_characters=int(item.get("max_segment_characters", 280)),
         cloning=bool(item.get("cloning", False)),
+        min_clip_seconds=float(item.get("min_clip_seconds", 0.0)),
     )
     if not _NAME.fullmatch(model.id):
         raise ValueError(f"model id {model.id!r} is not [a-z0-9._-]{{1,64}}")
@@ -204,6 +207,8 @@ def _model(item: Mapping[str, Any]) -> ModelInfo:
         raise ValueError(f"model {model.id} has no voice")
     if not 16 <= model.max_segment_characters <= 8192:
         raise ValueError(f"max_segment_characters {model.max_segment_characters} is not from 16 to 8192")
+    if not 0 <= model.min_clip_seconds <= 60:  # also false for NaN
+        raise ValueError(f"min_clip_seconds {model.min_clip_seconds} of {model.id} is not from 0 to 60")
     return model
 
 

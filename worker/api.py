@@ -20,6 +20,7 @@ from worker.engine import Engine
 from worker.lifecycle import Lifecycle
 from worker.metrics import Metrics
 from worker.sequence import Chunk, Ended, Output, Sequence
+from worker.voices import Voices
 
 log = logging.getLogger("worker.api")
 
@@ -74,6 +75,7 @@ class Api:
         engine: Engine,
         lifecycle: Lifecycle,
         slots: Slots,
+        voices: Voices,
         metrics: Metrics,
         token: str,
         report: Callable[[], Mapping[str, Any]],
@@ -81,6 +83,7 @@ class Api:
         self._engine = engine
         self._lifecycle = lifecycle
         self._slots = slots
+        self._voices = voices
         self._metrics = metrics
         self._token = token.encode()
         self._report = report
@@ -113,11 +116,16 @@ class Api:
     async def _segments(self, request: web.Request) -> web.StreamResponse:
         self._authorise(request)
         segment = SegmentRequest.from_json(await _read_json(request))
-        # From here to `submit` nothing awaits, so the state and the slot that were checked are the ones that count.
+        # But for a voice, nothing awaits from here to `submit`: the state and the slot that were checked are the ones
+        # that count.
         try:
             self._admit(segment)
             with self._slots.hold():
-                sequence = self._engine.submit(segment)
+                voice = None
+                if segment.voice_sha256 is not None:
+                    voice = await self._voices.prepared(segment.voice_sha256)
+                    self._admit(segment)
+                sequence = self._engine.submit(segment, voice)
                 return await self._speak(request, sequence)
         except TtsError:
             self._metrics.count_segment("refused")
@@ -144,7 +152,10 @@ class Api:
         if segment.model != info.id:
             message = f"this worker speaks {info.id}, not {segment.model[:64]!r}"
             raise TtsError(ErrorCode.MODEL_NOT_FOUND, message, param="model")
-        if segment.voice not in info.voices:
+        if segment.voice_sha256 is not None and not info.cloning:
+            message = f"{info.id} speaks with its own voices only, not with that of a clip"
+            raise TtsError(ErrorCode.VOICE_NOT_FOUND, message, param="voice")
+        if segment.voice_sha256 is None and segment.voice not in info.voices:
             message = f"{info.id} has no voice {segment.voice[:64]!r}; it has {', '.join(info.voices)}"
             raise TtsError(ErrorCode.VOICE_NOT_FOUND, message, param="voice")
         if len(segment.text) > info.max_segment_characters:

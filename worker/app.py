@@ -17,7 +17,7 @@ from aiohttp import web
 
 from wire.link import Command, Hello, Status, WorkerState
 from worker.api import Api, Slots
-from worker.config import Config
+from worker.config import Address, Config
 from worker.engine import Engine, EngineDied
 from worker.gpu.series import GpuSeries
 from worker.gpu.watch import GpuWatch
@@ -25,6 +25,7 @@ from worker.lifecycle import Event, IllegalTransition, Lifecycle
 from worker.link import Link
 from worker.metrics import Metrics
 from worker.models.base import SpeechModel
+from worker.voices import Voices
 
 log = logging.getLogger("worker.app")
 
@@ -47,6 +48,7 @@ class Worker:
         self._slots = Slots(config.slots)
         self._engine = Engine(model, batch=config.batch, metrics=self._metrics)
         self._links = [self._link(index) for index in range(len(config.gateways))]
+        self._voices = Voices(self._engine, self._metrics, gateways=self._gateways, token=config.token)
         self._metrics.observe(
             slots=config.slots,
             in_flight=lambda: self._engine.in_flight,
@@ -62,6 +64,7 @@ class Worker:
             engine=self._engine,
             lifecycle=self._lifecycle,
             slots=self._slots,
+            voices=self._voices,
             metrics=self._metrics,
             token=config.token,
             report=self.report,
@@ -131,6 +134,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._gpus.stop()
+        await self._voices.close()
         # 4. The engine ends after its present step. What is left gets an error frame, which a gateway can act upon.
         await self._engine.stop(_STOP_ENGINE_SECONDS)
         # 5. The listener last: it writes those error frames.
@@ -155,6 +159,10 @@ class Worker:
             "gpus": [asdict(gpu) for gpu in self._gpus.latest()],
             "links": [link.report() for link in self._links],
         }
+
+    def _gateways(self) -> list[Address]:
+        """The gateways, those that are linked first."""
+        return [link.gateway for link in sorted(self._links, key=lambda link: not link.is_up)]
 
     def _link(self, index: int) -> Link:
         return Link(
@@ -185,7 +193,7 @@ class Worker:
             steps=self._engine.steps,
             slots=self._slots.count,
             models=(info,),
-            voices=info.voices if self._lifecycle.takes_segments else (),
+            voices=(*info.voices, *self._voices.warm) if self._lifecycle.takes_segments else (),
             gpus=self._gpus.latest(),
             detail=self._detail or self._lifecycle.reason,
         )

@@ -38,6 +38,7 @@ class ToneOptions:
     realtime_factor: float = 0.0
     overhead_seconds: float = 0.0
     load_seconds: float = 0.0
+    prepare_seconds: float = 0.0
     fail_after_chunks: int | None = None
     exit_after_chunks: int | None = None
     stall_after_chunks: int | None = None
@@ -147,6 +148,7 @@ OPTIONS = (
     _Option("--tone-realtime-factor", None, "tone: seconds per second of audio (default 0: at once)"),
     _Option("--tone-overhead-seconds", None, "tone: fixed work before the first chunk of a segment (default 0)"),
     _Option("--tone-load-seconds", None, "tone: time that loading takes (default 0)"),
+    _Option("--tone-prepare-seconds", None, "tone: time that preparing an uploaded voice takes (default 0)"),
     _Option("--tone-fail-after-chunks", None, "tone: every segment fails after so many chunks"),
     _Option("--tone-exit-after-chunks", None, "tone: the process dies when a segment has so many chunks"),
     _Option("--tone-stall-after-chunks", None, "tone: every segment falls silent for ever after so many chunks"),
@@ -236,6 +238,7 @@ def _tone(given: _Given, model: str) -> ToneOptions:
         realtime_factor=given.seconds("tone_realtime_factor", 0.0),
         overhead_seconds=given.seconds("tone_overhead_seconds", 0.0),
         load_seconds=given.seconds("tone_load_seconds", 0.0),
+        prepare_seconds=given.seconds("tone_prepare_seconds", 0.0),
         fail_after_chunks=given.whole_or_none("tone_fail_after_chunks"),
         exit_after_chunks=given.whole_or_none("tone_exit_after_chunks"),
         stall_after_chunks=given.whole_or_none("tone_stall_after_chunks"),

@@ -18,6 +18,7 @@ _LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 OUTCOMES = ("done", "failed", "cancelled", "refused")
+VOICE_SOURCES = ("memory", "gateway", "computed")
 STAGES = ("queue", "prefill", "step")
 
 
@@ -58,6 +59,12 @@ class Metrics:
         )
         # Written by the engine thread alone. The stages of the model are counted by the model.
         self._stage_seconds = dict.fromkeys(STAGES, 0.0)
+        self._voices = Counter(
+            "tts_worker_voices_total",
+            "Prepared voices of uploaded clips, by where they came from.",
+            ["source"],
+            registry=self._registry,
+        )
         self._segments = Counter(
             "tts_worker_segments_total", "Segments that came to an end.", ["outcome"], registry=self._registry
         )
@@ -75,6 +82,8 @@ class Metrics:
         # A series that exists from the start can be alerted on before the first failure.
         for outcome in OUTCOMES:
             self._segments.labels(outcome)
+        for source in VOICE_SOURCES:
+            self._voices.labels(source)
 
     def observe(
         self,
@@ -96,6 +105,10 @@ class Metrics:
     def count_segment(self, outcome: str) -> None:
         """Count a segment that ended in one of `OUTCOMES`."""
         self._segments.labels(outcome).inc()
+
+    def count_voice(self, source: str) -> None:
+        """Count a prepared voice that came from one of `VOICE_SOURCES`."""
+        self._voices.labels(source).inc()
 
     def spend(self, stage: str, seconds: float) -> None:
         """Add to the time spent in one of `STAGES`; for the engine thread."""

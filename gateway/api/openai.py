@@ -13,7 +13,7 @@ from gateway.api.errors import read_json
 from gateway.encoder import AudioFormat
 from gateway.request import SpeechRequest, parse_speech
 from gateway.speech import SpeechService
-from gateway.voices import OPENAI_MODELS
+from gateway.voices.catalogue import OPENAI_MODELS
 from wire.errors import ErrorCode, TtsError
 from wire.link import ModelInfo
 
@@ -29,7 +29,6 @@ class OpenAIRoutes:
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/v1/models/{id}", self.model)
         app.router.add_get("/v1/audio/models", self.audio_models)
-        app.router.add_get("/v1/audio/voices", self.audio_voices)
 
     async def speak(self, request: web.Request) -> web.StreamResponse:
         with self.answerer.journey(request, "/v1/audio/speech") as journey:
@@ -45,12 +44,6 @@ class OpenAIRoutes:
 
     async def audio_models(self, request: web.Request) -> web.Response:
         return web.json_response({"models": [{"id": m.id} for m in self.service.catalogue.models]})
-
-    async def audio_voices(self, request: web.Request) -> web.Response:
-        """Objects, not strings: Open WebUI falls back to six fixed names when it meets a list of strings."""
-        catalogue = self.service.catalogue
-        names = dict.fromkeys(name for model in catalogue.models for name in catalogue.voice_names(model))
-        return web.json_response({"voices": [{"id": name, "name": name} for name in names]})
 
 
 def parse_openai(body: Mapping[str, Any], *, max_characters: int) -> tuple[SpeechRequest, bool]:

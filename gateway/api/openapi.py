@@ -9,6 +9,9 @@ from aiohttp import web
 
 from gateway.encoder import AudioFormat
 from gateway.request import TIMEOUT
+from gateway.voices.clip import MAX_UPLOAD_BYTES, UPLOAD_FIELD
+from gateway.voices.decode import MAX_CHANNELS, MAX_SECONDS, MIN_SECONDS
+from gateway.voices.store import MAX_NAME_CHARACTERS
 from wire.errors import TRAITS, ErrorCode
 from wire.segment import MAX_SEED, PARAMETERS, SPEED, Range
 
@@ -34,18 +37,29 @@ def openapi(version: str) -> dict[str, Any]:
         "paths": {
             "/v1/tts": {"post": _speak("Speak a text.", "SpeechRequest")},
             "/v1/audio/speech": {"post": _speak("Speak a text, the way OpenAI's clients ask.", "OpenAISpeechRequest")},
-            "/v1/voices": {"get": _get("Who can speak here.")},
-            "/v1/voices/{id}": {"get": _get("One voice.", "id")},
+            "/v1/voices": {"get": _voices("Who can speak here."), "post": _upload()},
+            "/v1/voices/{id}": {
+                "get": _get("One voice.", "id", schema="Voice"),
+                "patch": _rename(),
+                "delete": _delete(),
+            },
+            "/v1/voices/{id}/audio": {"get": _audio()},
             "/v1/models": {"get": _get("The models that workers serve, and what they heed.")},
             "/v1/models/{id}": {"get": _get("One model.", "id")},
             "/v1/audio/models": {"get": _get("Models, the way Open WebUI asks.")},
-            "/v1/audio/voices": {"get": _get("Voices, the way Open WebUI asks.")},
+            "/v1/audio/voices": {"get": _get("Voices, the way Open WebUI asks."), "post": _upload()},
+            "/v1/audio/voices/{id}": {"delete": _delete()},
             "/livez": {"get": _get("The event loop turns.")},
             "/readyz": {"get": _get("A request sent now would be spoken.", statuses=(503,))},
             "/health": {"get": _get("Workers and queue.")},
         },
         "components": {
-            "schemas": {"SpeechRequest": _native(), "OpenAISpeechRequest": _openai(), "Error": _error()},
+            "schemas": {
+                "SpeechRequest": _native(),
+                "OpenAISpeechRequest": _openai(),
+                "Voice": _voice(),
+                "Error": _error(),
+            },
         },
     }
 
@@ -59,13 +73,84 @@ def _errors(*statuses: int) -> dict[str, Any]:
     return {str(status): _answer("An error, in OpenAI's envelope.", content) for status in sorted(statuses)}
 
 
-def _get(text: str, parameter: str | None = None, statuses: tuple[int, ...] = ()) -> dict[str, Any]:
-    operation: dict[str, Any] = {"summary": text, "responses": {"200": _answer(text)}}
+def _get(
+    text: str, parameter: str | None = None, statuses: tuple[int, ...] = (), schema: str | None = None
+) -> dict[str, Any]:
+    content = _schema(schema) if schema else None
+    operation: dict[str, Any] = {"summary": text, "responses": {"200": _answer(text, content)}}
     if parameter is not None:
-        operation["parameters"] = [{"name": parameter, "in": "path", "required": True, "schema": {"type": "string"}}]
+        operation["parameters"] = _parameters(parameter)
         statuses = (*statuses, 404)
     operation["responses"] |= _errors(*statuses)
     return operation
+
+
+def _parameters(name: str) -> list[dict[str, Any]]:
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}}]
+
+
+def _schema(name: str) -> dict[str, Any]:
+    return {_JSON: {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+
+
+def _voices(text: str) -> dict[str, Any]:
+    voices = {"type": "array", "items": {"$ref": "#/components/schemas/Voice"}}
+    schema = {"type": "object", "required": ["voices"], "properties": {"voices": voices}}
+    return {"summary": text, "responses": {"200": _answer(text, {_JSON: {"schema": schema}})}}
+
+
+def _upload() -> dict[str, Any]:
+    form = {
+        "type": "object",
+        "required": ["name", UPLOAD_FIELD],
+        "properties": {
+            "name": {"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARACTERS},
+            UPLOAD_FIELD: {
+                "type": "string",
+                "format": "binary",
+                "description": f"wav, mp3, flac, ogg, opus, m4a, webm; at most {MAX_UPLOAD_BYTES >> 20} MiB, "
+                f"{MIN_SECONDS:g} to {MAX_SECONDS:g} s of speech, {MAX_CHANNELS} channels",
+            },
+            "type": {"enum": [UPLOAD_FIELD]},
+            "consent": {"type": "string", "description": "not used"},
+        },
+    }
+    return {
+        "summary": "Upload a voice.",
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
+        "responses": {
+            "200": _answer("The same clip has this name already.", _schema("Voice")),
+            "201": _answer("The new voice.", _schema("Voice")),
+        }
+        | _errors(400, 403, 409, 413, 415, 422, 500, 503, 507),
+    }
+
+
+def _rename() -> dict[str, Any]:
+    body = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string", "minLength": 1}}}
+    return {
+        "summary": "Give an uploaded voice another name; its id stays.",
+        "parameters": _parameters("id"),
+        "requestBody": {"required": True, "content": {_JSON: {"schema": body}}},
+        "responses": {"200": _answer("The voice.", _schema("Voice"))} | _errors(400, 404, 409, 413, 415, 422, 507),
+    }
+
+
+def _delete() -> dict[str, Any]:
+    return {
+        "summary": "Forget an uploaded voice. What is being spoken with it goes on.",
+        "parameters": _parameters("id"),
+        "responses": {"200": _answer("It is gone.")} | _errors(404, 409),
+    }
+
+
+def _audio() -> dict[str, Any]:
+    wav = {"audio/wav": {"schema": {"type": "string", "format": "binary"}}}
+    return {
+        "summary": "The clip of an uploaded voice, as it is used: 24 kHz, mono.",
+        "parameters": _parameters("id"),
+        "responses": {"200": _answer("The clip.", wav), "206": _answer("A part of it.", wav)} | _errors(404),
+    }
 
 
 def _speak(text: str, schema: str) -> dict[str, Any]:
@@ -145,6 +230,31 @@ def _openai() -> dict[str, Any]:
             "stream_format": {"enum": ["audio", "sse", None], "default": "audio"},
             "instructions": {"type": ["string", "null"]},
             **_tuning(),
+        },
+    }
+
+
+def _voice() -> dict[str, Any]:
+    text, texts = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
+    rows = {"type": "array", "items": {"type": "object"}}
+    return {
+        "type": "object",
+        "required": ["id", "name", "uploaded", "models"],
+        "properties": {
+            "id": text | {"description": "what `voice` of a speech request is"},
+            "object": {"const": "audio.voice"},
+            "type": {"enum": ["built_in", UPLOAD_FIELD]},
+            "name": text,
+            "uploaded": {"type": "boolean"},
+            "created_at": {"type": ["integer", "null"]},
+            "seconds": {"type": ["number", "null"]},
+            "model": {"type": ["string", "null"], "description": "that speaks it where a request names none"},
+            "models": texts | {"description": "known now, that can speak it"},
+            "alias_of": {"type": ["string", "null"]},
+            "languages": texts,
+            "default": {"type": "boolean"},
+            "warnings": rows | {"description": "what is wrong with the clip: `code`, `message`"},
+            "unusable_with": rows | {"description": "`model`, `reason`"},
         },
     }
 

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -120,8 +120,13 @@ class Cluster:
             for one in running:
                 sys.stdout.write(f"--- {one.name}\n{one.log_text()[-4000:]}")
 
-    async def start_gateway(self, *options: str, public_port: int = 0, internal_port: int = 0) -> Running:
-        """Start `tts-gateway`; returns when it listens. Its log must be at info, where it says on which ports."""
+    async def start_gateway(
+        self, *options: str, public_port: int = 0, internal_port: int = 0, within: Sequence[str] = ()
+    ) -> Running:
+        """Start `tts-gateway`; returns when it listens. Its log must be at info, where it says on which ports.
+
+        `within` is a command that runs the command behind it, in a namespace for instance.
+        """
         assert self.gateway is None or not self.gateway.is_running, "a cluster has one gateway"
         self.gateway = await self.start(
             "gateway",
@@ -131,6 +136,7 @@ class Cluster:
             "--internal-listen",
             f"127.0.0.1:{internal_port}",
             *options,
+            within=within,
         )
         gateway = self.gateway
 
@@ -167,12 +173,13 @@ class Cluster:
         await self.wait_ready(sum(worker.is_running for worker in self.workers.values()))
         return workers
 
-    async def start(self, name: str, command: str, *arguments: str) -> Running:
+    async def start(self, name: str, command: str, *arguments: str, within: Sequence[str] = ()) -> Running:
         """Start one of the project's commands with the fleet's token."""
         log = self.directory / f"{name}-{secrets.token_hex(2)}.log"
         environment = {key: value for key, value in os.environ.items() if not key.startswith("TTS_")}
         with log.open("wb") as out:
             process = await asyncio.create_subprocess_exec(
+                *within,
                 str(BIN / command),
                 *arguments,
                 stdout=out,

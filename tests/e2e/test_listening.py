@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from gateway.voices import OPENAI_VOICES
+from gateway.voices.catalogue import OPENAI_VOICES
 from tests.e2e.cluster import Cluster
 from tests.e2e.ears import Ears, Recording, record, word_error_rate
 from tests.e2e.texts import PARAGRAPH, SENTENCES

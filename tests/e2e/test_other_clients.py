@@ -16,7 +16,7 @@ import av
 import pytest
 import pytest_asyncio
 
-from gateway.voices import OPENAI_VOICES
+from gateway.voices.catalogue import OPENAI_VOICES
 from tests.e2e.cluster import Cluster
 from tests.e2e.ears import record
 from worker.models.tone import decode

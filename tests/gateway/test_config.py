@@ -50,6 +50,7 @@ OPTIONS = [
     ("--drain-timeout", "0", "drain_timeout", 0.0),
     ("--default-model", "tone", "default_model", "tone"),
     ("--voice-alias", "anna=alto", "voice_aliases", (("anna", "alto"),)),
+    ("--data-directory", "/srv/tts", "data_directory", Path("/srv/tts")),
     ("--log-level", "debug", "log_level", "debug"),
 ]
 
@@ -71,6 +72,12 @@ def test_every_option_is_in_that_list_but_the_token_and_a_switch():
     add_options(parser)
     flags = {flag for action in parser._actions for flag in action.option_strings}
     assert flags - {flag for flag, *_ in OPTIONS} == {"--worker-token-file", "--uvloop"}
+
+
+def test_systemds_state_directory_is_the_data_directory_where_none_is_named():
+    assert read(STATE_DIRECTORY="/var/lib/tts:/var/lib/other").data_directory == Path("/var/lib/tts")
+    assert read("--data-directory", "/srv/tts", STATE_DIRECTORY="/var/lib/tts").data_directory == Path("/srv/tts")
+    assert read(STATE_DIRECTORY="").data_directory is None
 
 
 def test_uvloop_is_a_switch_with_a_variable():

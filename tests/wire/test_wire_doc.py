@@ -111,7 +111,15 @@ def test_every_limit_is_on_the_page_with_its_value(name: str, value: float) -> N
 
 
 @pytest.mark.parametrize(
-    "text", [f"Protocol version **{link.PROTOCOL_VERSION}**", link.LINK_PATH, headers.SEGMENTS_PATH, headers.REQUEST_ID]
+    "text",
+    [
+        f"Protocol version **{link.PROTOCOL_VERSION}**",
+        link.LINK_PATH,
+        headers.SEGMENTS_PATH,
+        headers.REQUEST_ID,
+        headers.CLIP_PATH,
+        headers.PREPARED_PATH,
+    ],
 )
 def test_version_paths_and_headers_are_on_the_page(text: str) -> None:
     assert text in PAGE

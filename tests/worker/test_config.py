@@ -53,6 +53,7 @@ def test_every_option_of_the_tone_model_has_its_flag() -> None:
         "--tone-realtime-factor": "0.5",
         "--tone-overhead-seconds": "0.1",
         "--tone-load-seconds": "2",
+        "--tone-prepare-seconds": "3",
         "--tone-fail-after-chunks": "1",
         "--tone-exit-after-chunks": "2",
         "--tone-stall-after-chunks": "3",
@@ -60,7 +61,7 @@ def test_every_option_of_the_tone_model_has_its_flag() -> None:
         "--tone-fail-first-segments": "5",
     }
     arguments = [word for pair in flags.items() for word in pair]
-    assert read("--model", "tone", "--tone-reject", *arguments).tone == ToneOptions(0.5, 0.1, 2, 1, 2, 3, 4, 5, True)
+    assert read("--model", "tone", "--tone-reject", *arguments).tone == ToneOptions(0.5, 0.1, 2, 3, 1, 2, 3, 4, 5, True)
 
 
 def test_the_token_comes_from_the_environment_or_from_a_file(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """A deterministic voice for tests: it plays each character as three tones, and `decode` reads the text back.
 
 A code point has 21 bits, three symbols of 7. A symbol is a cosine of one of 128 frequencies from 300 to 7920 Hz. What
-was spoken twice, lost or cut can be told from the samples alone.
+was spoken twice, lost or cut can be told from the samples alone; and so can the voice, from how loud they are: an
+uploaded one speaks at an amplitude of ten times the pitch of its clip, in hertz.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from wire.link import ModelInfo
 from wire.segment import SegmentRequest
 from worker.config import ToneOptions
 from worker.figures import ModelFigures
-from worker.models.base import StepOutput
+from worker.models.base import Clip, StepOutput
 
 SAMPLE_RATE = 24_000
 SAMPLES_A_CHARACTER = 1_600  # at speed 1: fifteen characters a second, as people speak
@@ -30,6 +31,8 @@ CHARACTERS_A_CHUNK = 4
 
 _SYMBOLS = 128
 _FREQUENCIES_HZ = 300.0 + 60.0 * np.arange(_SYMBOLS)
+_LOUDNESS_A_HERTZ = 10
+_PITCH_HZ = (50, 1_600)
 _AMPLITUDES = {"alto": 9_000, "tenor": 12_000, "bass": 15_000}
 # Pacing sleeps in the engine thread; a newcomer or a cancelled sequence waits no longer than this for its turn.
 _LONGEST_SLEEP_SECONDS = 0.005
@@ -44,6 +47,7 @@ _MODEL = ModelInfo(
     scripts=(),
     parameters=("speed",),
     max_segment_characters=280,
+    cloning=True,
 )
 
 
@@ -73,7 +77,7 @@ class ToneState:
 
 
 class ToneModel:
-    """Speaks at the pace and with the faults that `ToneOptions` ask for. Implements `SpeechModel[ToneState]`.
+    """Speaks at the pace and with the faults that `ToneOptions` ask for. Implements `CloningModel[ToneState]`.
 
     A text may stage a fault for itself: `{tone:fail-after=3}`, `exit-after`, `stall-after`, `hang-after`, `reject`. The
     braces are spoken like any text. A resumed segment heeds its own directives no more, so that a test of failover
@@ -110,9 +114,17 @@ class ToneModel:
         if request.resume is not None:
             _check_checkpoint(request.resume.checkpoint)
             position = request.resume.delivered_samples
-        state = ToneState(request.text, per_character, _AMPLITUDES[request.voice], position, staged, time.monotonic())
+        amplitude = _AMPLITUDES[request.voice] if voice is None else _LOUDNESS_A_HERTZ * json.loads(voice)["pitch_hz"]
+        state = ToneState(request.text, per_character, amplitude, position, staged, time.monotonic())
         state.due += _REJECT_SECONDS if staged.reject else staged.overhead_seconds + self._pace(state)
         return state
+
+    def voice_format(self) -> str:
+        return "tone-1"
+
+    def prepare_voice(self, clip: Clip) -> bytes:
+        time.sleep(self._options.prepare_seconds)
+        return json.dumps({"pitch_hz": pitch_hz(clip)}).encode()
 
     def step(self, states: Sequence[ToneState]) -> list[StepOutput]:
         wait = min(state.due for state in states) - time.monotonic()
@@ -160,6 +172,25 @@ class ToneModel:
         """Return the seconds that the next chunk takes."""
         samples = max(0, _chunk_end(state) - state.position)
         return self._options.realtime_factor * samples / SAMPLE_RATE
+
+
+def pitch_hz(clip: Clip) -> int:
+    """Return the loudest frequency of a clip, to the hertz.
+
+    Raises:
+        TtsError: `unusable_clip` when it is silent.
+    """
+    spectrum = np.abs(np.fft.rfft(clip.samples, n=clip.sample_rate))  # of its first second: a bin a hertz
+    low, high = _PITCH_HZ
+    loudest = int(spectrum[low:high].argmax()) + low
+    if spectrum[loudest] < 1.0:
+        raise TtsError(ErrorCode.UNUSABLE_CLIP, "the clip of this voice is silent", param="voice")
+    return loudest
+
+
+def heard_pitch_hz(pcm: bytes) -> int:
+    """Return the pitch of the clip whose voice spoke `pcm`; the voices of the model's own are 900, 1200 and 1500."""
+    return round(int(np.frombuffer(pcm[: len(pcm) // 2 * 2], dtype="<i2").max()) / _LOUDNESS_A_HERTZ)
 
 
 def samples_a_character(speed: float) -> int:

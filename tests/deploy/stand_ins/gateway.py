@@ -18,6 +18,7 @@ async def main() -> None:
     parser.add_argument("--listen", required=True)
     parser.add_argument("--internal-listen", required=True)
     parser.add_argument("--drain-timeout", required=True)
+    parser.add_argument("--data-directory", required=True)
     options = parser.parse_args()
     token = os.environ["TTS_WORKER_TOKEN"]
     workers: dict[str, dict[str, str]] = {}

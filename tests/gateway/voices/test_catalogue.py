@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.voices import OPENAI_MODELS, OPENAI_VOICES, Cast, Catalogue
+from gateway.voices.catalogue import OPENAI_MODELS, OPENAI_VOICES, Cast, Catalogue
 from wire.errors import ErrorCode, TtsError
 from wire.link import ModelInfo
 

@@ -1,0 +1,1 @@
+"""Voices: which there are (catalogue), and those that people upload (clip, store, prepared)."""
