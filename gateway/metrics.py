@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from gateway.journey import Outcome
 from gateway.pool import Pool
+from wire.errors import TRAITS, ErrorCode
 
 # Speech takes from milliseconds (a refusal) to ten minutes (a chapter): default buckets end at ten seconds.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 4, 6, 10, 15, 25, 40, 60, 120, 300, 600)
 RTF_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1, 1.25, 1.5, 2, 3, 5, 10)
+RATIO_BUCKETS = (0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 WORKER_STATES = (
     "starting", "loading", "warming", "ready", "unloaded", "draining", "stopped", "failed", "ejected", "probation",
     "gone",
 )  # fmt: skip
+# Label values that are known from the start begin with 0: of a series that is born with its first event, rate() and
+# increase() never see that event. What is not listed here appears with its first event, and is bounded all the same.
+ENDPOINTS = ("/v1/tts", "/v1/audio/speech")
+STAGES = ("parsing", "before_audio", "streaming")
+PHASES = ("before_audio", "mid_stream")
+FAULTS = ("unreachable", "cut", "lost", "stalled", "bad_frames", "wrong_rate", "error")
+EJECTIONS = ("slow", *FAULTS)
+_NEVER_SEEN_BY_CLIENTS = (ErrorCode.WORKER_FULL, ErrorCode.WORKER_NOT_READY, ErrorCode.LINK_REFUSED)
+REFUSALS = tuple(
+    str(code)
+    for code, traits in TRAITS.items()
+    if (traits.status < 500 or traits.type == "overloaded_error") and code not in _NEVER_SEEN_BY_CLIENTS
+)
+# Worker names are made by whoever starts workers. Histograms by worker are kept for as many as any fleet has; beyond
+# that, those of the worker that spoke longest ago go.
+MOST_WORKERS = 256
 
 
 class Metrics:
@@ -46,13 +68,19 @@ class Metrics:
         self.queue_wait = histogram("queue_wait_seconds", "Time a segment waited for its first slot.")
         self.audio_seconds = counter("audio_seconds", "Seconds of audio sent to clients.")
         self.characters = counter("characters", "Characters of text in requests that were answered whole.")
-        self.real_time_factor = histogram(
+        self._real_time_factor = histogram(
             "real_time_factor", "Seconds of work per second of audio, by segment.", "worker", buckets=RTF_BUCKETS
         )
-        self.segment_duration = histogram("segment_duration_seconds", "Lease to last sample of a segment.", "worker")
-        self.segment_predicted = histogram(
+        self._segment_duration = histogram("segment_duration_seconds", "Lease to last sample of a segment.", "worker")
+        self._segment_predicted = histogram(
             "segment_duration_predicted_seconds", "What the gateway expected a segment to take.", "worker"
         )
+        self._prediction_ratio = histogram(
+            "segment_prediction_ratio",
+            "Seconds that a segment took for each second that was expected; 1 is a perfect guess.",
+            buckets=RATIO_BUCKETS,
+        )
+        self._workers: OrderedDict[str, None] = OrderedDict()  # with histograms, by who spoke longest ago
         self.retries = counter("retries", "Segments given to another worker.", "phase", "reason")
         self.failovers = counter("failovers", "Segments that another worker took over after audio was sent.")
         self.preemptions = counter(
@@ -67,6 +95,35 @@ class Metrics:
         self.event_loop_lag = histogram(
             "event_loop_lag_seconds", "How late the event loop runs what is due.", buckets=LAG_BUCKETS
         )
+        self._begin_with_zero()
+
+    def _begin_with_zero(self) -> None:
+        for endpoint in ENDPOINTS:
+            for outcome in Outcome:
+                self.requests.labels(endpoint, outcome)
+            self.request_duration.labels(endpoint)
+            self.first_audio.labels(endpoint)
+        for phase, fault in product(PHASES, FAULTS):
+            self.retries.labels(phase, fault)
+        for metric, values in ((self.ejections, EJECTIONS), (self.cancelled, STAGES), (self.rejected, REFUSALS)):
+            for value in values:
+                metric.labels(value)
+
+    def segment(self, worker: str, *, seconds: float, predicted_seconds: float, audio_seconds: float) -> None:
+        """Count a segment that a worker spoke to its end, and how well its time was foreseen."""
+        self._workers[worker] = None
+        self._workers.move_to_end(worker)
+        if len(self._workers) > MOST_WORKERS:
+            idle, _ = self._workers.popitem(last=False)
+            for histogram in (self._segment_duration, self._segment_predicted, self._real_time_factor):
+                with suppress(KeyError):  # a worker none of whose segments had audio has no factor
+                    histogram.remove(idle)
+        self._segment_duration.labels(worker).observe(seconds)
+        self._segment_predicted.labels(worker).observe(predicted_seconds)
+        if predicted_seconds > 0:
+            self._prediction_ratio.observe(seconds / predicted_seconds)
+        if audio_seconds:
+            self._real_time_factor.labels(worker).observe(seconds / audio_seconds)
 
     def watch(self, pool: Pool) -> None:
         """Report the pool's state at each scrape, read from the pool itself: a gauge kept beside it could drift."""

@@ -58,10 +58,9 @@ class Observer:
         self._metrics.preemptions.inc()
 
     def segment_done(self, replica: Replica, *, seconds: float, predicted_seconds: float, audio_seconds: float) -> None:
-        self._metrics.segment_duration.labels(replica.id).observe(seconds)
-        self._metrics.segment_predicted.labels(replica.id).observe(predicted_seconds)
-        if audio_seconds:
-            self._metrics.real_time_factor.labels(replica.id).observe(seconds / audio_seconds)
+        self._metrics.segment(
+            replica.id, seconds=seconds, predicted_seconds=predicted_seconds, audio_seconds=audio_seconds
+        )
 
     def retried(self, replica: Replica, request_id: str, *, mid_stream: bool, reason: str, detail: str) -> None:
         self._metrics.retries.labels("mid_stream" if mid_stream else "before_audio", reason).inc()

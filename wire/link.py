@@ -237,7 +237,7 @@ _READ: dict[str, Any] = {
     "protocol": int,
     "worker": str,
     "epoch": str,
-    "device": str,
+    "device": lambda value: str(value)[:64],
     "gateway": str,
     "status_interval_seconds": float,
     "code": str,

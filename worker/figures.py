@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class ModelFigures:
-    """Totals that only ever grow. `stage_seconds` names every stage of the model from the start, with 0.
+    """Totals that only ever grow. `stage_seconds` and `guards` name all that there are from the start, with 0.
 
-    `conditionals` are the prepared voices: a miss is one that had to be made from its recording, an eviction one that
-    made room for another.
+    `conditionals` are what the model derives from a voice: a miss is one that was not in memory, an eviction one that
+    made room for another. `guards` are the model's defences against its own failures, such as no end of speech.
     """
 
     tokens: int = 0
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    guards: Mapping[str, int] = field(default_factory=dict)
     conditionals_hits: int = 0
     conditionals_misses: int = 0
     conditionals_evictions: int = 0

@@ -140,13 +140,18 @@ class _ModelSeries(Collector):
         )
         for stage, seconds in (self._engine_stages | dict(figures.stage_seconds)).items():
             stages.add_metric((stage,), seconds)
-        yield stages
+        guards = CounterMetricFamily(
+            "tts_worker_guards", "Times that the model had to be kept from a failure of its own.", labels=("guard",)
+        )
+        for guard, count in figures.guards.items():
+            guards.add_metric((guard,), count)
+        yield from (stages, guards)
         cache = "tts_worker_conditionals_cache"
         for name, text, value in (
             ("tts_worker_tokens", "Tokens that the model made; what a token is depends on the model.", figures.tokens),
-            (f"{cache}_hits", "Prepared voices that were in memory.", figures.conditionals_hits),
-            (f"{cache}_misses", "Prepared voices that were not in memory.", figures.conditionals_misses),
-            (f"{cache}_evictions", "Prepared voices that made room.", figures.conditionals_evictions),
+            (f"{cache}_hits", "Voices whose conditionals were in memory.", figures.conditionals_hits),
+            (f"{cache}_misses", "Voices whose conditionals were not in memory.", figures.conditionals_misses),
+            (f"{cache}_evictions", "Conditionals that made room for others.", figures.conditionals_evictions),
         ):
             yield CounterMetricFamily(name, text, value=value)
 

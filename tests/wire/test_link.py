@@ -253,6 +253,9 @@ def test_what_only_people_read_is_shortened_not_refused() -> None:
     status = parse(json.dumps(STATUS | {"detail": "x" * 10_000}))
     assert isinstance(status, Status)
     assert status.detail == "x" * 500
+    hello = parse(json.dumps(HELLO | {"device": "d" * 10_000}))
+    assert isinstance(hello, Hello)
+    assert hello.device == "d" * 64
 
 
 def test_the_first_voice_is_the_default() -> None:

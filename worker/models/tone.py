@@ -87,13 +87,22 @@ class ToneModel:
     def __init__(self, options: ToneOptions) -> None:
         self._options = options
         self._segments = 0
+        # Totals, written by the engine thread: what a real model would count, as far as this one has it.
         self._characters = 0
+        self._stage_seconds = {"decode": 0.0, "vocode": 0.0}
+        self._warm_voices: set[str] = set()
+        self._hits = self._misses = 0
 
     def info(self) -> ModelInfo:
         return _MODEL
 
     def figures(self) -> ModelFigures:
-        return ModelFigures(tokens=self._characters)
+        return ModelFigures(
+            tokens=self._characters,
+            stage_seconds=dict(self._stage_seconds),
+            conditionals_hits=self._hits,
+            conditionals_misses=self._misses,
+        )
 
     def load(self) -> None:
         time.sleep(self._options.load_seconds)
@@ -103,12 +112,18 @@ class ToneModel:
 
     def unload(self) -> None:
         _symbols.cache_clear()
+        self._warm_voices.clear()
 
     def prefill(self, request: SegmentRequest, voice: bytes | None = None) -> ToneState:
         self._segments += 1
         staged = _staged(request, self._options)
         if self._segments <= self._options.fail_first_segments:
             raise StagedFailure(f"segment {self._segments} of the first {self._options.fail_first_segments}")
+        if request.voice in self._warm_voices:
+            self._hits += 1
+        else:
+            self._misses += 1
+            self._warm_voices.add(request.voice)
         per_character = samples_a_character(request.speed)
         position = 0
         if request.resume is not None:
@@ -127,11 +142,15 @@ class ToneModel:
         return json.dumps({"pitch_hz": pitch_hz(clip)}).encode()
 
     def step(self, states: Sequence[ToneState]) -> list[StepOutput]:
-        wait = min(state.due for state in states) - time.monotonic()
+        began = time.monotonic()
+        wait = min(state.due for state in states) - began
         if wait > 0:
             time.sleep(min(wait, _LONGEST_SLEEP_SECONDS))
         now = time.monotonic()
-        return [self._advance(state) if state.due <= now else StepOutput() for state in states]
+        outputs = [self._advance(state) if state.due <= now else StepOutput() for state in states]
+        self._stage_seconds["decode"] += now - began
+        self._stage_seconds["vocode"] += time.monotonic() - now
+        return outputs
 
     def cancel(self, state: ToneState) -> None:
         pass
