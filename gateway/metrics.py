@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from itertools import product
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -19,6 +18,8 @@ from wire.errors import TRAITS, ErrorCode
 
 # Speech takes from milliseconds (a refusal) to ten minutes (a chapter): default buckets end at ten seconds.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 4, 6, 10, 15, 25, 40, 60, 120, 300, 600)
+# By worker, so there are many of them.
+SEGMENT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300, 600)
 RTF_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1, 1.25, 1.5, 2, 3, 5, 10)
 RATIO_BUCKETS = (0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -50,6 +51,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a line more for each series, which nobody reads
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"tts_{name}", text, labels, registry=self.registry)
@@ -68,12 +70,18 @@ class Metrics:
         self.queue_wait = histogram("queue_wait_seconds", "Time a segment waited for its first slot.")
         self.audio_seconds = counter("audio_seconds", "Seconds of audio sent to clients.")
         self.characters = counter("characters", "Characters of text in requests that were answered whole.")
-        self._real_time_factor = histogram(
-            "real_time_factor", "Seconds of work per second of audio, by segment.", "worker", buckets=RTF_BUCKETS
+        self.real_time_factor = histogram(
+            "real_time_factor", "Seconds of work per second of audio, by segment.", buckets=RTF_BUCKETS
         )
-        self._segment_duration = histogram("segment_duration_seconds", "Lease to last sample of a segment.", "worker")
-        self._segment_predicted = histogram(
-            "segment_duration_predicted_seconds", "What the gateway expected a segment to take.", "worker"
+        self._segment_duration = histogram(
+            "segment_duration_seconds", "Lease to last sample of a segment.", "worker", buckets=SEGMENT_BUCKETS
+        )
+        # Sum and count are enough to lay beside the actual ones; another histogram by worker would double the scrape.
+        self._segment_predicted = Summary(
+            "tts_segment_duration_predicted_seconds",
+            "What the gateway expected a segment to take.",
+            ["worker"],
+            registry=self.registry,
         )
         self._prediction_ratio = histogram(
             "segment_prediction_ratio",
@@ -115,23 +123,26 @@ class Metrics:
         self._workers.move_to_end(worker)
         if len(self._workers) > MOST_WORKERS:
             idle, _ = self._workers.popitem(last=False)
-            for histogram in (self._segment_duration, self._segment_predicted, self._real_time_factor):
-                with suppress(KeyError):  # a worker none of whose segments had audio has no factor
-                    histogram.remove(idle)
+            self._segment_duration.remove(idle)
+            self._segment_predicted.remove(idle)
         self._segment_duration.labels(worker).observe(seconds)
         self._segment_predicted.labels(worker).observe(predicted_seconds)
         if predicted_seconds > 0:
             self._prediction_ratio.observe(seconds / predicted_seconds)
         if audio_seconds:
-            self._real_time_factor.labels(worker).observe(seconds / audio_seconds)
+            self.real_time_factor.observe(seconds / audio_seconds)
 
     def watch(self, pool: Pool) -> None:
         """Report the pool's state at each scrape, read from the pool itself: a gauge kept beside it could drift."""
         self.registry.register(_PoolCollector(pool))
 
     def scrape(self, accept: str) -> tuple[bytes, str]:
-        """Return the exposition and its content type, in the format that the scraper accepts."""
-        encode, content_type = choose_encoder(accept)
+        """Return the exposition and its content type, in the format that the scraper accepts.
+
+        Prometheus accepts both and prefers OpenMetrics, which takes twice the time and says no more; so that is for
+        those who accept nothing else.
+        """
+        encode, content_type = choose_encoder("" if "text/plain" in accept else accept)
         return encode(self.registry), content_type
 
 

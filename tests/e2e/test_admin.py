@@ -113,7 +113,8 @@ GATEWAY_METRICS = {
     "tts_characters": "counter",
     "tts_real_time_factor": "histogram",
     "tts_segment_duration_seconds": "histogram",
-    "tts_segment_duration_predicted_seconds": "histogram",
+    "tts_segment_duration_predicted_seconds": "summary",
+    "tts_segment_prediction_ratio": "histogram",
     "tts_retries": "counter",
     "tts_failovers": "counter",
     "tts_ejections": "counter",
@@ -171,7 +172,7 @@ async def test_the_gateways_metrics_have_the_names_that_dashboards_rely_on(fleet
     assert await fleet.metric("tts_requests_total", endpoint="/v1/tts", outcome="ok") >= 1
 
 
-async def test_a_scraper_that_prefers_openmetrics_gets_it(fleet: Cluster):
+async def test_a_scraper_that_takes_only_openmetrics_gets_it(fleet: Cluster):
     answer = await get(fleet, fleet.internal_url + "/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
     assert GATEWAY_METRICS.keys() <= {family.name for family in parse_openmetrics(answer.body.decode())}
