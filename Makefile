@@ -22,14 +22,15 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version $(OLDEST_PYTH
 	--no-emit-index-url --no-emit-find-links --no-emit-package chatterbox-gateway --custom-compile-command "make lock"
 
 # What the tests run besides Python, as command=Debian package.
-TEST_TOOLS := nginx=nginx cc=build-essential prometheus=prometheus prometheus-alertmanager=prometheus-alertmanager
+TEST_TOOLS := nginx=nginx cc=build-essential prometheus=prometheus prometheus-alertmanager=prometheus-alertmanager \
+	npm=npm
 # Debian puts servers where a plain user's path does not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 # Options for the command behind a target: make up ARGS="--workers 4", make bench ARGS="load --rate 3".
 ARGS ?=
 
-.PHONY: help up test soak check tools lock bench clean
+.PHONY: help up test soak check tools lock bench dashboards clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1#\2/p' Makefile | column -t -s '#'
@@ -73,6 +74,9 @@ lock: $(VENV)/.test  ## write requirements/*.txt anew from pyproject.toml; ARGS=
 
 bench: $(VENV)/.test $(VENV)/.package  ## run tts-bench with ARGS
 	@exec $(BIN)/tts-bench $(ARGS)
+
+dashboards: $(VENV)/.test $(VENV)/.package  ## write deploy/grafana/dashboards anew from the Python beside them
+	@exec $(BIN)/python -m deploy.grafana
 
 clean:  ## remove what the other targets made, .venv included
 	@rm -rf $(VENV) .run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist

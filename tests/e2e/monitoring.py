@@ -30,6 +30,7 @@ class Monitoring:
     url: str
     session: aiohttp.ClientSession
     alerts: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
+    began_at: float = field(default_factory=time.time)
 
     async def ask(self, path: str, **parameters: str) -> Any:
         """Return the `data` of one call of Prometheus' API.

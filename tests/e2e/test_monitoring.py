@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
+import re
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from tests.deploy.test_prometheus import rules
 from tests.e2e.cluster import Cluster, until
 from tests.e2e.monitoring import Monitoring, monitored
+from tests.e2e.panels import DASHBOARDS, load, unanswered
+from tests.fakes.gpus import FakeGpus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
@@ -23,13 +29,23 @@ LONG = "A long text is spoken in pieces, by all workers at once, and heard in or
 _BETWEEN_REQUESTS_SECONDS = 0.4  # an open loop, well below what the fleet can do on a busy machine
 
 
+@pytest.fixture(scope="module")
+def gpus(tmp_path_factory: pytest.TempPathFactory) -> FakeGpus:
+    """Two GPUs that count memory errors, and are well."""
+    made = FakeGpus(tmp_path_factory.mktemp("gpus"), count=2)
+    for gpu in range(2):
+        made.set_gpu(gpu, ecc=0, total_mib=24576, used_mib=9000, utilization=60, temperature=65)
+    return made
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
-    """Three workers under load, one of which fails at first."""
+async def fleet(tmp_path_factory: pytest.TempPathFactory, gpus: FakeGpus) -> AsyncIterator[Cluster]:
+    """Two workers with a GPU each, and one that fails at first, under load."""
     async with Cluster(tmp_path_factory.mktemp("monitored")) as made:
+        made.environment = gpus.environment
         await made.start_gateway("--stall-timeout", "2")
-        await made.start_worker("--tone-realtime-factor", "0.02", name="w0")
-        await made.start_worker("--tone-realtime-factor", "0.02", name="w1")
+        for index in range(2):
+            await made.start_worker("--tone-realtime-factor", "0.02", "--device", f"cuda:{index}", name=f"w{index}")
         await made.start_worker("--tone-realtime-factor", "0.02", "--tone-fail-first-segments", "3", name="sick")
         await made.wait_ready(3)
         load = asyncio.create_task(_speak_for_ever(made))
@@ -99,3 +115,42 @@ async def test_a_stopped_worker_is_told_to_whoever_is_on_call_and_so_is_its_retu
     await fleet.wait_ready(3)
     sys.stdout.write(f"fired {fired_at - stopped_at:.1f} s after the stop, ")
     sys.stdout.write(f"resolved {resolved_at - continued_at:.1f} s after the return\n")
+
+
+async def test_a_gpu_in_trouble_is_named(fleet: Cluster, monitoring: Monitoring, gpus: FakeGpus):
+    await monitoring.wait_value('tts_worker_gpu_xid_errors_total{worker="w0"}', lambda count: count == 0, "no Xid yet")
+    gpus.set_gpu(0, xid="1:79", temperature=91, used_mib=23400, throttle=0x40)
+    gpus.set_gpu(1, error=15)
+    _, xid = await monitoring.wait_alert("TTSGpuXid", "firing", worker="w0")
+    assert xid["annotations"]["summary"] == "The driver reports an error (Xid) of GPU 0 of worker w0."
+    await monitoring.wait_alert("TTSGpuLost", "firing", worker="w1")
+
+    # These are given minutes before they alarm anybody.
+    async def waiting() -> bool:
+        alerts = (await monitoring.ask("alerts"))["alerts"]
+        seen = {(one["labels"]["alertname"], one["labels"].get("worker")) for one in alerts}
+        return seen >= {("TTSGpuHot", "w0"), ("TTSGpuMemoryNearFull", "w0"), ("TTSGpuThrottled", "w0")}
+
+    await until(waiting, "the hot, full and throttled GPU to be noticed")
+    cleared_at = time.monotonic()
+    gpus.set_gpu(1, error=None)
+    await monitoring.wait_alert("TTSGpuLost", "resolved", after=cleared_at, worker="w1")
+
+
+async def test_every_rule_finds_its_metrics(monitoring: Monitoring):
+    """A misspelled name in an alert is an alert that never comes."""
+    known = set(await monitoring.ask("label/__name__/values"))
+    for rule in rules():
+        named = set(re.findall(r"\btts[_:][\w:]+|\binstance:[\w:]+|\bworker:[\w:]+", rule["expr"]))
+        assert named <= known, rule
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+async def test_every_panel_and_variable_of_a_dashboard_has_figures(monitoring: Monitoring, path: Path):
+    assert await unanswered(monitoring, load(path), monitoring.began_at, time.time()) == []
+
+
+async def test_a_panel_with_a_misspelled_metric_is_found_out(monitoring: Monitoring):
+    dashboard = json.loads(DASHBOARDS[0].read_text().replace("tts_worker_tokens_total", "tts_worker_token_total"))
+    [trouble] = await unanswered(monitoring, dashboard, monitoring.began_at, time.time())
+    assert trouble.startswith("panel 'Tokens': no finite figure")
