@@ -21,7 +21,13 @@ MAX_UPLOAD_BYTES = 32 << 20
 UPLOAD_FIELD = "audio_sample"
 # Decoding is bounded in CPU time by the process itself; this is for a machine that gives it none.
 _DECODE_SECONDS = 60.0
+_LONGEST_REPORT_BYTES = 64 << 10
+_UPLOADS_AT_ONCE = 32
 _PROGRAM = "gateway.voices.decode"
+
+
+class DecoderBroken(Exception):
+    """The decoder cannot run here at all, whatever the upload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +44,10 @@ class Clip:
 class Uploads:
     """The room where uploads wait to become clips. `directory` holds nothing that anybody misses after a restart."""
 
-    def __init__(self, directory: Path, *, at_once: int = 2) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._turns = asyncio.Semaphore(at_once)
+        self._turns = asyncio.Semaphore(2)
+        self._present = 0
 
     @contextlib.asynccontextmanager
     async def clip(self, body: AsyncIterator[bytes]) -> AsyncIterator[Clip]:
@@ -48,9 +55,21 @@ class Uploads:
         was moved elsewhere.
 
         Raises:
-            TtsError: `body_too_large` or `unusable_clip`.
+            TtsError: `body_too_large`, `unusable_clip`, or `overloaded` while many others upload.
             OSError: the disk is full.
+            DecoderBroken: nothing can be decoded here.
         """
+        if self._present >= _UPLOADS_AT_ONCE:
+            raise TtsError(ErrorCode.OVERLOADED, "Too many uploads at once. Try again.", retry_after_seconds=5.0)
+        self._present += 1
+        try:
+            async with self._clip(body) as clip:
+                yield clip
+        finally:
+            self._present -= 1
+
+    @contextlib.asynccontextmanager
+    async def _clip(self, body: AsyncIterator[bytes]) -> AsyncIterator[Clip]:
         with tempfile.TemporaryFile(dir=self._directory) as upload:
             await self._spool(body, upload)
             target, name = await asyncio.to_thread(tempfile.mkstemp, ".wav", "clip-", self._directory)
@@ -98,23 +117,30 @@ async def _decode(upload: IO[bytes], target: int) -> _Report:
         *(sys.executable, "-I", "-m", _PROGRAM, str(target)),
         stdin=upload.fileno(),
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
         pass_fds=(target,),
         env={},
     )
+    assert process.stdout is not None
     try:
         async with asyncio.timeout(_DECODE_SECONDS):
-            written, _ = await process.communicate()
+            # No more than a report has: whoever has taken the process over gets no memory of ours.
+            written = await process.stdout.read(_LONGEST_REPORT_BYTES)
+            code = await process.wait()
     except TimeoutError:
         raise _unusable("it takes too long to decode") from None
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if process.returncode:
-        # Killed for its time, for its memory, or by a fault in a decoder: the upload is to blame for each.
+    if code < 0:
+        # Killed for its time, or by a fault in a decoder: the upload is to blame for either.
         raise _unusable("it cannot be decoded within the limits of an upload")
-    return _read(json.loads(written))
+    if code > 0:
+        raise DecoderBroken(f"{_PROGRAM} ended with exit code {code}; what it wrote is above")
+    try:
+        return _read(json.loads(written))
+    except (ValueError, TypeError, KeyError):
+        raise _unusable("it cannot be decoded") from None
 
 
 def _read(report: dict[str, Any]) -> _Report:

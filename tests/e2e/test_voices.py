@@ -192,6 +192,23 @@ async def test_a_request_that_runs_keeps_the_voice_that_is_deleted(tmp_path: Pat
         await until(nothing_is_left, "the clip to go with the last request")
 
 
+async def test_the_time_for_a_new_voice_is_neither_a_hang_nor_a_slow_worker(tmp_path: Path):
+    async with Cluster(tmp_path) as cluster:
+        await cluster.start_gateway("--data-directory", str(tmp_path / "data"), "--stall-timeout", "1")
+        await cluster.start_workers(1, "--tone-prepare-seconds", "3")
+        await upload(cluster, "Anna", clip(440))
+        assert heard_pitch_hz((await cluster.speak("Hello.", voice="anna", format="pcm")).body) == 440
+        assert await cluster.metric("tts_retries_total") == 0
+        assert await cluster.metric("tts_ejections_total") == 0
+        [worker] = await cluster.listed()
+        assert worker["seconds_per_character"] < 0.02  # 1/60 is what a worker is expected to need
+
+        async def warm() -> bool:
+            return len((await cluster.listed())[0]["warm_voices"]) == 4
+
+        await until(warm, "the worker to report the voice as warm")
+
+
 async def test_a_worker_killed_mid_stream_is_not_heard_in_an_uploaded_voice(tmp_path: Path):
     async with Cluster(tmp_path) as cluster:
         await cluster.start_gateway("--data-directory", str(tmp_path / "data"))

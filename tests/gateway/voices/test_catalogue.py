@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.voices.catalogue import OPENAI_MODELS, OPENAI_VOICES, Cast, Catalogue
+from gateway.voices.catalogue import OPENAI_MODELS, OPENAI_VOICES, Cast, Catalogue, UploadedVoice
 from wire.errors import ErrorCode, TtsError
 from wire.link import ModelInfo
 
@@ -125,3 +125,74 @@ def test_every_name_is_listed_once_and_can_be_spoken():
     assert sorted(names) == sorted({*TONE.voices, "anna", *OPENAI_VOICES})
     for name in names:
         own.cast(model="tone", voice=name)
+
+
+# -- voices that were uploaded
+
+CLONING = ModelInfo("clone", 24_000, ("own",), ("en",), cloning=True)
+TURBO = ModelInfo("turbo", 24_000, ("own",), ("en",), cloning=True, min_clip_seconds=5.0)
+ANNA = UploadedVoice("anna", "Anna Müller", "a" * 64, 100, 4.0, 0)
+
+
+def with_anna(*models: ModelInfo, **options: Any) -> Catalogue:
+    return Catalogue(
+        {model.id: model for model in models},
+        default_model=options.get("default"),
+        aliases=options.get("aliases", {}),
+        uploaded={"anna": ANNA, "anna müller": ANNA},
+    )
+
+
+@pytest.mark.parametrize("name", ["anna", "Anna", "Anna Müller", " anna  MÜLLER "])
+def test_an_uploaded_voice_is_found_by_id_and_by_name(name: str):
+    assert with_anna(CLONING).cast(model=None, voice=name) == Cast(CLONING, "anna", "a" * 64)
+
+
+def test_it_goes_to_a_model_that_can_use_it():
+    assert with_anna(EMBEDDED, TURBO, CLONING).cast(model=None, voice="anna").model is CLONING
+    assert with_anna(EMBEDDED, CLONING, default="embedded").cast(model="tts-1", voice="anna").model is CLONING
+
+
+def test_a_model_that_cannot_use_it_says_why_and_which_one_can():
+    error = refusal(with_anna(EMBEDDED, TURBO, CLONING), model="turbo", voice="anna")
+    assert (error.code, error.param) == (ErrorCode.INVALID_VALUE, "voice")
+    assert "more than 5 s, and this one lasts 4.0 s" in error.message
+    assert "Ask for model clone" in error.message
+    alone = refusal(with_anna(EMBEDDED), voice="anna")
+    assert "voices of its own only" in alone.message
+    assert "No worker here" in alone.message
+
+
+def test_it_goes_before_a_voice_of_the_same_name_that_a_worker_brought_later():
+    later = ModelInfo("clone", 24_000, ("own", "anna"), ("en",), cloning=True)
+    assert with_anna(later).cast(model=None, voice="anna").clip == "a" * 64
+
+
+def test_the_operator_may_give_it_one_of_openais_names():
+    aliased = with_anna(CLONING, aliases={"alloy": "anna"})
+    assert aliased.cast(model=None, voice="alloy").clip == "a" * 64
+    assert aliased.alias_of(CLONING, "alloy") == "anna"
+    assert aliased.cast(model=None, voice="ash").clip is None
+
+
+def test_it_is_listed_for_the_models_that_can_use_it():
+    known = with_anna(EMBEDDED, TURBO, CLONING)
+    assert known.voice_names(CLONING)[:2] == ["own", "anna"]
+    assert "anna" not in known.voice_names(TURBO)
+    assert "anna" not in known.voice_names(EMBEDDED)
+    assert known.alias_of(CLONING, "anna") is None
+
+
+def test_a_list_of_a_thousand_voices_has_an_end():
+    many = {f"v{n}": UploadedVoice(f"v{n}", f"v{n}", "a" * 64, 1, 6.0, 0) for n in range(1_000)}
+    known = Catalogue({"clone": CLONING}, default_model=None, aliases={}, uploaded=many)
+    assert len(refusal(known, voice="nobody").message) < 1_000
+
+
+@pytest.mark.parametrize(
+    ("name", "meaning"),
+    [("OWN", "a voice of model 'clone'"), ("Bella", "the operator's name"), ("alloy", "OpenAI's"), ("carla", None)],
+)
+def test_what_a_name_means_besides(name: str, meaning: str | None):
+    told = with_anna(CLONING, aliases={"bella": "own"}).meaning(name)
+    assert told is None if meaning is None else meaning in str(told)

@@ -139,6 +139,17 @@ def test_what_no_voice_can_be_made_of_is_refused_with_the_reason(name: str) -> N
     assert reason in why(upload)
 
 
+def test_no_other_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg would follow this list of files, and speak with somebody else's voice."""
+    (tmp_path / "victim.wav").write_bytes(clip())
+    monkeypatch.chdir(tmp_path)
+    assert "cannot be decoded" in why(b"ffconcat version 1.0\nfile victim.wav\n")
+
+
+def test_a_format_that_nobody_records_in_is_not_even_tried() -> None:
+    assert "cannot be decoded" in why(encoded(A_TONE, "au", "pcm_s16be"))
+
+
 @pytest.mark.parametrize("form", [form for form in AudioFormat if form is not AudioFormat.PCM])
 def test_no_damage_to_a_file_gets_further_than_a_reason(form: AudioFormat) -> None:
     whole = bytearray(in_format(tone(2.0), form))
