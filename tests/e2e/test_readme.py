@@ -20,6 +20,7 @@ from gateway.config import Config as GatewayConfig
 from gateway.config import add_options, read_config
 from gateway.encoder import AudioFormat
 from gateway.queue import Priority
+from tests.clips import in_format, tone
 from tests.e2e.cluster import BIN, Cluster
 from tests.e2e.ears import record
 from worker.config import Config as WorkerConfig
@@ -34,8 +35,9 @@ PUBLIC, INTERNAL = "127.0.0.1:8080", "127.0.0.1:8081"
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
     """What `make up` starts, on other ports."""
-    async with Cluster(tmp_path_factory.mktemp("readme")) as made:
-        await made.start_gateway()
+    folder = tmp_path_factory.mktemp("readme")
+    async with Cluster(folder) as made:
+        await made.start_gateway("--data-directory", str(folder / "data"))
         await made.start_workers(2, model="embedded")
         yield made
 
@@ -70,17 +72,35 @@ async def help_of(command: str, directory: Path) -> str:
     return await asyncio.to_thread(run, [str(BIN / command), "--help"], directory)
 
 
+def curls(to: str) -> list[str]:
+    """Return the commands that call the gateway at this path."""
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("curl")]
+    assert all(PUBLIC in line for line in lines)
+    return [line for line in lines if f"http://{PUBLIC}{to} " in line]
+
+
 async def test_the_curl_as_printed_makes_the_file_it_names(fleet: Cluster, tmp_path: Path):
-    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("curl")]
+    commands = curls("/v1/tts")
     assert commands
     for command in commands:
-        assert PUBLIC in command
         await asyncio.to_thread(run, command.replace(f"http://{PUBLIC}", fleet.url), tmp_path)
         made = tmp_path / re.search(r"-o (\S+)", command)[1]
         recording = record(made.read_bytes())
         assert recording.codec == "pcm_s16le"
         assert recording.seconds > 1
         assert recording.loudness_dbfs > -35
+
+
+async def test_the_curl_as_printed_uploads_a_voice_of_the_id_it_says(fleet: Cluster, tmp_path: Path):
+    [command] = curls("/v1/voices")
+    (tmp_path / "anna.mp3").write_bytes(in_format(tone(10.0), AudioFormat.MP3))
+    answer = json.loads(await asyncio.to_thread(run, command.replace(f"http://{PUBLIC}", fleet.url), tmp_path))
+    assert f"becomes the voice `{answer['id']}`" in README
+    assert answer["seconds"] == pytest.approx(10, abs=0.1)
+    for method, path in (("GET", "/v1/voices/anna"), ("GET", "/v1/voices/anna/audio"), ("DELETE", "/v1/voices/anna")):
+        assert path in README
+        async with fleet.session.request(method, fleet.url + path) as response:
+            assert response.status == 200, path
 
 
 async def test_the_python_as_printed_makes_the_file_it_names(fleet: Cluster, tmp_path: Path):
@@ -111,6 +131,7 @@ async def test_every_option_of_the_table_is_in_the_commands_help(tmp_path: Path)
 OTHER_VALUES = {
     "--listen": "127.0.0.1:9001",
     "--internal-listen": "127.0.0.1:9002",
+    "--data-directory": "/srv/tts",
     "--queue-order": "fcfs",
     "--gateways": "127.0.0.1:9003",
     "--index": "3",
