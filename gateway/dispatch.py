@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol
@@ -72,6 +72,9 @@ class Observer(Protocol):
     def retried(self, replica: Replica, request_id: str, *, mid_stream: bool, reason: str, detail: str) -> None: ...
     def waited(self, seconds: float) -> None: ...
     def preempted(self) -> None: ...
+    def speaking(
+        self, replica: Replica, request: SegmentRequest, audio: SegmentAudio, sample_rate: int
+    ) -> AbstractContextManager[None]: ...
 
 
 @dataclass(slots=True)
@@ -143,7 +146,8 @@ class Dispatcher:
                     self._pool.started(admitted, len(request.text))
                 journey.workers.append(replica.id)
                 try:
-                    await self._try(lease, attempt)
+                    with self._observer.speaking(replica, request, audio, sample_rate):
+                        await self._try(lease, attempt)
                     journey.tries += 1
                     return journey
                 except Preempted:
@@ -260,7 +264,16 @@ class _Attempt:
         request = self.request
         characters, is_first = len(request.text), request.index == 0
         voice = request.voice_sha256 or request.voice  # as workers report those that they have warm
-        return Wanted(request.model, voice, standing, characters, is_first, tried, may_be_preempted)
+        return Wanted(
+            request.model,
+            voice,
+            standing,
+            characters,
+            is_first,
+            tried,
+            may_be_preempted,
+            request.request_id,
+        )
 
     def request_now(self) -> SegmentRequest:
         """The request for the next worker: from the start, or from where the last one left off."""

@@ -36,6 +36,7 @@ class Journey:
     characters: int = 0
     segments: dict[int, SegmentJourney] = field(default_factory=dict)  # by index; those that were spoken
     segments_planned: int = 0
+    plan: tuple[int, ...] = ()  # their lengths in characters
     audio_seconds: float = 0.0
     bytes_sent: int = 0
     heard_until: float = 0.0  # instant at which a client who plays as it comes has heard all that was sent

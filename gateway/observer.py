@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 
+from gateway.assembler import SegmentAudio
 from gateway.journey import Journey, Outcome
+from gateway.live import Live
 from gateway.logs import pairs
 from gateway.metrics import Metrics
 from gateway.replica import Replica
+from wire.segment import SegmentRequest
 
 log = logging.getLogger("gateway")
 
@@ -15,8 +19,9 @@ log = logging.getLogger("gateway")
 class Observer:
     """Hears from pool, dispatch and api; keeps nothing itself."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, live: Live) -> None:
         self._metrics = metrics
+        self._live = live
 
     # -- the pool
 
@@ -57,6 +62,11 @@ class Observer:
     def preempted(self) -> None:
         self._metrics.preemptions.inc()
 
+    def speaking(
+        self, replica: Replica, request: SegmentRequest, audio: SegmentAudio, sample_rate: int
+    ) -> AbstractContextManager[None]:
+        return self._live.speaking(replica, request, audio, sample_rate)
+
     def segment_done(self, replica: Replica, *, seconds: float, predicted_seconds: float, audio_seconds: float) -> None:
         self._metrics.segment(
             replica.id, seconds=seconds, predicted_seconds=predicted_seconds, audio_seconds=audio_seconds
@@ -82,9 +92,11 @@ class Observer:
     # -- the api
 
     def request_started(self, journey: Journey) -> None:
+        self._live.request_started(journey)
         self._metrics.requests_in_progress.inc()
 
     def request_done(self, journey: Journey) -> None:
+        self._live.request_done(journey)
         metrics = self._metrics
         metrics.requests_in_progress.dec()
         outcome = journey.outcome or Outcome.FAILED

@@ -42,6 +42,16 @@ class Wanted:
     is_first: bool = False
     tried: frozenset[tuple[str, str]] = frozenset()
     may_be_preempted: bool = True
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InLine:
+    """A waiting segment, for people who look at the line."""
+
+    request_id: str
+    characters: int
+    waited_seconds: float
 
 
 @dataclass(eq=False, slots=True)
@@ -161,6 +171,18 @@ class Pool:
         """Segments that wait for a slot."""
         return sum(len(line) for line in self._lines.values())
 
+    def lines(self) -> list[list[InLine]]:
+        """Return who waits, each model's line in the order in which it would be served now."""
+        now = self._clock()
+        return [
+            [
+                InLine(entry.item.wanted.request_id, entry.characters, now - entry.standing.unserved_since)
+                for entry in line.in_order(now)
+            ]
+            for line in self._lines.values()
+            if len(line)
+        ]
+
     @property
     def in_flight(self) -> int:
         return sum(replica.in_flight for replica in self._replicas.values())
@@ -260,6 +282,7 @@ class Pool:
             return
         pause = ejection.pause_seconds(replica.ejections)
         replica.ejections += 1
+        replica.ejected_because, replica.ejected_until = reason, self._clock() + pause
         before = replica.state
         replica.handle(Event.EJECT)
         self._observer.changed(replica, before, reason)

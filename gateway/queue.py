@@ -155,6 +155,20 @@ class WaitingLine(Generic[T]):
             del entry.standing.places[entry]
             self._waiting -= 1
 
+    def in_order(self, now: float) -> list[Entry[T]]:
+        """Return who waits, in the order in which they are served if nobody else comes and nobody's patience ends.
+
+        For people who look: it costs a sort of the whole line, which `take` never does.
+        """
+        waiting: list[tuple[int, int, int, int, Entry[T]]] = []
+        for name, caller in self._callers.items():
+            level = self._usage.level(name, now)
+            for key, entry in caller.entries:
+                if entry.waiting and entry.key == key:
+                    priority, rank_, number = key
+                    waiting.append((priority, level, rank_, number, entry))
+        return [entry for *_, entry in sorted(waiting, key=lambda place: place[:4])]
+
     def take(self, now: float, place: Callable[[T], Place | None]) -> tuple[T, Place] | None:
         """Remove and return the first item for which `place` finds a place, with that place; None if none has one."""
         if (oldest := self._oldest()) is not None and now - oldest.standing.unserved_since > self._patience:

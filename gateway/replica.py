@@ -89,6 +89,8 @@ class Replica:
     ramp: int = _FULL_RAMP  # slots that it is trusted with: one after a failure, twice as many with each success
     consecutive_failures: int = 0
     ejections: int = 0  # in a row, without a success between them
+    ejected_because: str = ""  # the last time, and until when
+    ejected_until: float = 0.0
     segments_spoken: int = 0
     pace: Pace = field(default_factory=Pace)
     on_gone: set[Callable[[], None]] = field(default_factory=set)

@@ -214,8 +214,8 @@ class SpeechService:
             param=request.text_field,
         )
         journey.planned = time.monotonic()
-        characters = sum(len(item.text) for item in items if isinstance(item, Speak))
-        journey.segments_planned = sum(isinstance(item, Speak) for item in items)
+        journey.plan = tuple(len(item.text) for item in items if isinstance(item, Speak))
+        characters, journey.segments_planned = sum(journey.plan), len(journey.plan)
         with (
             # Nothing was awaited since the cast, so that the clip is still there; it stays to the end of the request.
             self._voices.holding(cast.clip),

@@ -7,6 +7,7 @@ import contextlib
 import random
 import socket
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -55,6 +56,11 @@ class Told:
 
     def waited(self, seconds: float) -> None: ...
     def preempted(self) -> None: ...
+
+    def speaking(
+        self, replica: Replica, request: SegmentRequest, audio: SegmentAudio, sample_rate: int
+    ) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 @dataclass

@@ -189,3 +189,22 @@ def test_everyone_who_stays_is_served_exactly_once(standings, entries, leavers, 
     assert sorted(order_served) == [n for n in range(len(entries)) if n not in leavers]
     assert len(waiting) == 0
     assert not any(standing.places for standing in standings)
+
+
+def test_who_looks_at_the_line_sees_the_order_in_which_it_is_served():
+    waiting = filled(("long", 900, 0), ("short", 20, 1), ("also short", 20, 2))
+    add_text(waiting, "text", 3, 0)
+    gone = add(waiting, "gone", 10, 0)
+    waiting.discard(gone)
+    seen = [entry.item for entry in waiting.in_order(3)]
+    assert seen == served(waiting, now=3)
+    assert waiting.in_order(3) == []
+
+
+def test_a_text_that_moves_up_is_seen_once_and_in_its_new_place():
+    waiting = line()
+    text = add_text(waiting, "text", 4, 0)
+    add(waiting, "other", 250, 0)
+    waiting.spoken(text, 200)
+    assert [entry.item for entry in waiting.in_order(1)][:2] == ["text 0", "text 1"]
+    assert len(waiting.in_order(1)) == len(waiting) == 5
