@@ -1,4 +1,4 @@
-"""What an operator types at a running gateway: `tts-gateway workers`, `drain`, `undrain`, `load`, `unload`."""
+"""What an operator types at a running gateway: `tts-gateway top`, `status`, `workers`, `drain`, `undrain`, `load` …"""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import asyncio
 import json
 import os
 import sys
+from collections import deque
 from typing import Any
 
 import aiohttp
 from rich.console import Console
 from rich.table import Table
 
+from gateway import top, watch
 from gateway.config import Config
 from wire.link import Command
 
-NAMES = ("workers", *Command)
+_LOOKS = ("top", "status", "workers")
+NAMES = (*_LOOKS, *Command)
 _COLUMNS = ("id", "state", "in_flight", "slots", "model", "device", "address", "segments_spoken", "detail")
 
 
@@ -25,6 +28,8 @@ def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tts-gateway", description="Look at and steer a running gateway.")
     commands = parser.add_subparsers(dest="command", required=True)
     about = {
+        "top": "watch the fleet: workers, GPUs, the line, once a second; q leaves",
+        "status": "say how the fleet is; exits 1 when no worker can speak",
         "workers": "list the workers",
         "drain": "give a worker nothing new, and wait until it has finished what it has",
         "undrain": "give a drained worker work again",
@@ -39,17 +44,25 @@ def run(arguments: list[str]) -> int:
             default=os.environ.get("TTS_GATEWAY_INTERNAL_LISTEN", str(Config().internal_listen)),
             help="the gateway's internal listener (default %(default)s)",
         )
-        if name == "workers":
+        if name in ("status", "workers"):
             command.add_argument("--json", action="store_true", help="print what the gateway answers")
-        else:
+        elif name not in _LOOKS:
             command.add_argument("worker", help="the worker's id, as in tts-gateway workers")
         if name == "drain":
             command.add_argument("--no-wait", action="store_true", help="return when the order is given")
     options = parser.parse_args(arguments)
     # In a pipe nothing wraps, and a table cut to 80 columns would lose the addresses.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
+    if options.command == "top" and not console.is_terminal:
+        console.print("tts-gateway top draws in a terminal, and this is none. Use tts-gateway status.")
+        return 2
     try:
         return asyncio.run(_run(options, console))
+    except KeyboardInterrupt:
+        return 130
+    except watch.Refused as error:
+        console.print(str(error))
+        return 1
     except (aiohttp.ClientError, OSError) as error:
         console.print(f"No gateway answers on {options.internal}: {error}")
         return 1
@@ -57,6 +70,17 @@ def run(arguments: list[str]) -> int:
 
 async def _run(options: argparse.Namespace, console: Console) -> int:
     async with aiohttp.ClientSession(f"http://{options.internal}", trust_env=False) as session:
+        if options.command == "top":
+            await top.run(session, options.internal, console)
+            return 0
+        if options.command == "status":
+            snapshot = await watch.first(session)
+            if options.json:
+                console.print_json(json.dumps(snapshot))
+            else:
+                speeds = {worker["id"]: deque(worker["speeds"]) for worker in snapshot["workers"]}
+                console.print(top.draw(snapshot, options.internal, "", speeds, console.width))
+            return 0 if any(worker["state"] in ("ready", "probation") for worker in snapshot["workers"]) else 1
         if options.command == "workers":
             workers = await _listed(session)
             if options.json:

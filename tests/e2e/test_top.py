@@ -1,0 +1,170 @@
+"""`tts-gateway top` in a pseudo-terminal, as over ssh, and `tts-gateway status`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import struct
+import termios
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pyte
+import pytest
+import pytest_asyncio
+
+from tests.e2e.cluster import BIN, Cluster, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
+
+COLUMNS, LINES = 140, 30
+
+
+class Terminal:
+    """A terminal with a program in it; `lines` are what a person would see."""
+
+    def __init__(self, process: asyncio.subprocess.Process, master: int) -> None:
+        self.process = process
+        self._master = master
+        self._screen = pyte.Screen(COLUMNS, LINES)
+        self._stream = pyte.ByteStream(self._screen)
+        asyncio.get_running_loop().add_reader(master, self._read)
+
+    def _read(self) -> None:
+        try:
+            self._stream.feed(os.read(self._master, 65536))
+        except OSError:  # the program ended, and its side of the terminal with it
+            asyncio.get_running_loop().remove_reader(self._master)
+
+    @property
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in self._screen.display]
+
+    async def wait_shown(self, *words: str) -> None:
+        """Wait until one line has all of these words."""
+
+        async def shown() -> bool:
+            return any(all(word in line for word in words) for line in self.lines)
+
+        try:
+            await until(shown, f"a line with {words}")
+        except AssertionError as error:
+            raise AssertionError("\n".join([str(error), *self.lines])) from None
+
+    def press(self, key: str) -> None:
+        os.write(self._master, key.encode())
+
+
+@contextlib.asynccontextmanager
+async def terminal(*command: str) -> AsyncIterator[Terminal]:
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("TTS_", "COLUMNS", "LINES"))}
+    process = await asyncio.create_subprocess_exec(
+        str(BIN / command[0]),
+        *command[1:],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=environment | {"TERM": "xterm-256color", "LANG": "C.UTF-8"},
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
+    )
+    os.close(slave)
+    try:
+        made = Terminal(process, master)
+        yield made
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        asyncio.get_running_loop().remove_reader(master)
+        os.close(master)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def fleet(tmp_path: Path) -> AsyncIterator[Cluster]:
+    async with Cluster(tmp_path) as made:
+        await made.start_gateway()
+        await made.start_workers(2, "--slots", "2", "--tone-realtime-factor", "0.2")
+        yield made
+
+
+def top(fleet: Cluster) -> contextlib.AbstractAsyncContextManager[Terminal]:
+    return terminal("tts-gateway", "top", "--internal", fleet.internal_url.removeprefix("http://"))
+
+
+async def test_top_shows_the_fleet_as_it_speaks_and_leaves_at_a_key(fleet: Cluster):
+    async with top(fleet) as screen:
+        await screen.wait_shown("All 2 workers are ready. Nothing waits.")
+        speech = asyncio.create_task(fleet.speak("A text that is spoken for a while, and is seen while it is. " * 6))
+        await screen.wait_shown("w0", "speaking", "●", "segment")
+        await screen.wait_shown("w1", "speaking", "#1 segment")
+        assert (await speech).status == 200
+        await screen.wait_shown("last minute 1 ok, 0 refused, 0 failed")
+        await fleet.workers["w1"].kill()
+        await screen.wait_shown("w1", "gone for")
+        screen.press("q")
+        assert await asyncio.wait_for(screen.process.wait(), 20) == 0
+
+
+async def test_top_survives_a_restart_of_the_gateway(fleet: Cluster):
+    port, internal = (urlsplit(url).port for url in (fleet.url, fleet.internal_url))
+    async with top(fleet) as screen:
+        await screen.wait_shown("All 2 workers are ready.")
+        assert fleet.gateway is not None
+        await fleet.gateway.kill()
+        await screen.wait_shown("No gateway answers", "What is shown is")
+        await fleet.start_gateway(public_port=port or 0, internal_port=internal or 0)
+        await screen.wait_shown("All 2 workers are ready.")
+
+        async def mended() -> bool:
+            return not any("No gateway answers" in line for line in screen.lines)
+
+        await until(mended, "the trouble to be off the screen")
+        screen.press("\x03")
+        assert await asyncio.wait_for(screen.process.wait(), 20) in (0, 130)
+
+
+async def run(fleet: Cluster, *arguments: str) -> tuple[int, str]:
+    ran = await fleet.start("cli", "tts-gateway", *arguments, "--internal", fleet.internal_url.removeprefix("http://"))
+    code = await ran.process.wait()
+    return code, ran.log_text()
+
+
+async def test_status_is_for_people_and_as_json_for_programs(fleet: Cluster):
+    code, text = await run(fleet, "status")
+    assert code == 0
+    assert "All 2 workers are ready. Nothing waits." in text
+    assert "○○ 0/2" in text
+    assert max(map(len, text.splitlines())) < 200
+    code, text = await run(fleet, "status", "--json")
+    assert code == 0
+    status = json.loads(text)
+    assert [worker["state"] for worker in status["workers"]] == ["ready", "ready"]
+    assert status["queue"]["segments"] == 0
+    for worker in list(fleet.workers.values()):
+        await worker.kill()
+    await fleet.wait_ready(0)
+    code, text = await run(fleet, "status")
+    assert code == 1
+    assert "No worker is ready." in text
+
+
+async def test_top_without_a_terminal_says_what_to_use_instead(fleet: Cluster):
+    code, text = await run(fleet, "top")
+    assert code == 2
+    assert "tts-gateway status" in text
+
+
+async def test_status_of_a_gateway_that_is_away_says_so(tmp_path: Path):
+    async with Cluster(tmp_path) as nobody:
+        nobody.internal_url = "http://127.0.0.1:9"
+        code, text = await run(nobody, "status")
+    assert code == 1
+    assert "No gateway answers on 127.0.0.1:9" in text
