@@ -23,7 +23,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version $(OLDEST_PYTH
 
 # What the tests run besides Python, as command=Debian package.
 TEST_TOOLS := nginx=nginx cc=build-essential prometheus=prometheus prometheus-alertmanager=prometheus-alertmanager \
-	npm=npm
+	npm=npm chromium=chromium
 # Debian puts servers where a plain user's path does not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 

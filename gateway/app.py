@@ -21,12 +21,15 @@ from gateway.api.answer import Answerer
 from gateway.api.clips import ClipRoutes
 from gateway.api.errors import errors_as_envelopes
 from gateway.api.health import HealthRoutes
+from gateway.api.live import LiveRoutes
 from gateway.api.native import NativeRoutes
 from gateway.api.openai import OpenAIRoutes
 from gateway.api.openapi import OpenApiRoutes
+from gateway.api.page import PageRoutes
 from gateway.api.voices import VoiceRoutes
 from gateway.config import Address, Config
 from gateway.dispatch import CONNECT_SECONDS, Dispatcher
+from gateway.live import Live
 from gateway.metrics import Metrics
 from gateway.observer import Observer
 from gateway.pool import Pool
@@ -48,7 +51,9 @@ class Gateway:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.metrics = Metrics()
-        self.observer = Observer(self.metrics)
+        self.version = importlib.metadata.version("chatterbox-gateway")
+        self.live = Live(self.version)
+        self.observer = Observer(self.metrics, self.live)
         self.pool = Pool(
             policy=config.policy,
             order=config.queue_order,
@@ -84,8 +89,8 @@ class Gateway:
             public, internal = self._applications(session, executor)
             internal_runner = await self._listen(stack, internal, "internal", self.config.internal_listen)
             public_runner = await self._listen(stack, public, "public", self.config.listen)
-            lag = asyncio.create_task(self._watch_event_loop(), name="event-loop lag")
-            stack.callback(lag.cancel)
+            for watch in (self._watch_event_loop, self._tick):
+                stack.callback(asyncio.create_task(watch(), name=watch.__name__).cancel)
             try:
                 yield self
             finally:
@@ -97,6 +102,7 @@ class Gateway:
         # Stop accepting. Connections that are open stay, so that what is being spoken is heard to its end.
         for site in list(public.sites):
             await site.stop()
+        self.live.close()
         # Drain: running requests end by themselves. The links stay up meanwhile, and failover with them.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.config.drain_timeout):
@@ -139,8 +145,9 @@ class Gateway:
             voices=self.voices,
         )
         answerer = Answerer(service, self.observer, executor, config.reader_timeout)
-        version = importlib.metadata.version("chatterbox-gateway")
-        health = HealthRoutes(self.pool, version, time.monotonic(), lambda: self._stopping)
+        health = HealthRoutes(self.pool, self.version, time.monotonic(), lambda: self._stopping)
+
+        live = LiveRoutes(self.live, self.pool)
 
         public = web.Application(
             middlewares=[errors_as_envelopes, self._count_requests], client_max_size=MAX_BODY_BYTES, logger=log
@@ -149,13 +156,16 @@ class Gateway:
             NativeRoutes(answerer, config.max_characters),
             OpenAIRoutes(answerer, service, config.max_characters),
             VoiceRoutes(service, self.voices),
-            OpenApiRoutes(version),
+            OpenApiRoutes(self.version),
+            PageRoutes(),
+            live,
             health,
         ):
             routes.add_to(public)
         internal = web.Application(middlewares=[errors_as_envelopes], client_max_size=MAX_BODY_BYTES, logger=log)
         clips = ClipRoutes(self.voices, self.registry.authenticate)
-        for internal_routes in (AdminRoutes(self.pool, self.registry, self.metrics), self.registry, clips, health):
+        admin = AdminRoutes(self.pool, self.registry, self.metrics)
+        for internal_routes in (admin, self.registry, clips, live, health):
             internal_routes.add_to(internal)
         return public, internal
 
@@ -188,6 +198,11 @@ class Gateway:
             self._requests -= 1
             if not self._requests:
                 self._idle.set()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self.live.tick()
 
     async def _watch_event_loop(self) -> None:
         while True:

@@ -49,6 +49,8 @@ def openapi(version: str) -> dict[str, Any]:
             "/v1/audio/models": {"get": _get("Models, the way Open WebUI asks.")},
             "/v1/audio/voices": {"get": _get("Voices, the way Open WebUI asks."), "post": _upload()},
             "/v1/audio/voices/{id}": {"delete": _delete()},
+            "/": {"get": _page()},
+            "/v1/live": {"get": _live()},
             "/livez": {"get": _get("The event loop turns.")},
             "/readyz": {"get": _get("A request sent now would be spoken.", statuses=(503,))},
             "/health": {"get": _get("Workers and queue.")},
@@ -95,7 +97,8 @@ def _schema(name: str) -> dict[str, Any]:
 
 def _voices(text: str) -> dict[str, Any]:
     voices = {"type": "array", "items": {"$ref": "#/components/schemas/Voice"}}
-    schema = {"type": "object", "required": ["voices"], "properties": {"voices": voices}}
+    uploads = {"type": "boolean", "description": "whether voices can be uploaded here"}
+    schema = {"type": "object", "required": ["voices"], "properties": {"voices": voices, "uploads": uploads}}
     return {"summary": text, "responses": {"200": _answer(text, {_JSON: {"schema": schema}})}}
 
 
@@ -151,6 +154,17 @@ def _audio() -> dict[str, Any]:
         "parameters": _parameters("id"),
         "responses": {"200": _answer("The clip.", wav), "206": _answer("A part of it.", wav)} | _errors(404),
     }
+
+
+def _page() -> dict[str, Any]:
+    html = {"text/html": {"schema": {"type": "string"}}}
+    return {"summary": "The live page, for browsers.", "responses": {"200": _answer("The page.", html)}}
+
+
+def _live() -> dict[str, Any]:
+    stream = {"text/event-stream": {"schema": {"type": "string"}}}
+    answer = _answer("Once a second: workers, line, and what runs where. No text, no address.", stream)
+    return {"summary": "The service as it is, for the live page.", "responses": {"200": answer} | _errors(503)}
 
 
 def _speak(text: str, schema: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class VoiceRoutes:
         app.router.add_delete("/v1/audio/voices/{id}", self.delete)
 
     async def voices(self, request: web.Request) -> web.Response:
-        return web.json_response({"voices": self._all()})
+        return web.json_response({"voices": self._all(), "uploads": self.store.takes_uploads})
 
     async def audio_voices(self, request: web.Request) -> web.Response:
         """Objects, not strings: Open WebUI falls back to six fixed names when it meets a list of strings."""

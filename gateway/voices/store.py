@@ -101,6 +101,10 @@ class VoiceStore:
     def prepared(self) -> PreparedVoices | None:
         return self._disk.prepared if self._disk else None
 
+    @property
+    def takes_uploads(self) -> bool:
+        return self._disk is not None
+
     def voices(self) -> list[UploadedVoice]:
         """All voices, the oldest first."""
         found = {voice.id: voice for voice in self._handles.values()}
