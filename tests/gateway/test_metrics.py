@@ -7,6 +7,7 @@ import random
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.journey import Journey, Outcome
+from gateway.live import Live
 from gateway.metrics import EJECTIONS, ENDPOINTS, FAULTS, MOST_WORKERS, REFUSALS, Metrics
 from gateway.observer import Observer
 from tests.gateway.builders import pool, replica
@@ -38,7 +39,7 @@ def test_what_is_alerted_on_is_there_before_it_happens() -> None:
 
 def test_a_flood_of_names_and_ids_makes_no_more_series_than_a_large_fleet() -> None:
     metrics = Metrics()
-    observer = Observer(metrics)
+    observer = Observer(metrics, Live("1"))
 
     def flood(count: int) -> int:
         for n in range(count):
@@ -61,7 +62,7 @@ def test_a_flood_of_names_and_ids_makes_no_more_series_than_a_large_fleet() -> N
 
 def test_the_histograms_that_go_are_of_the_worker_that_spoke_longest_ago() -> None:
     metrics = Metrics()
-    observer = Observer(metrics)
+    observer = Observer(metrics, Live("1"))
     for name in ["steady", *(f"passing-{n}" for n in range(MOST_WORKERS - 1)), "steady", "one more"]:
         observer.segment_done(replica(name), seconds=1.0, predicted_seconds=1.0, audio_seconds=1.0)
     there = series(metrics)
@@ -71,7 +72,7 @@ def test_the_histograms_that_go_are_of_the_worker_that_spoke_longest_ago() -> No
 
 def test_how_well_time_is_foreseen_is_a_ratio() -> None:
     metrics = Metrics()
-    observer = Observer(metrics)
+    observer = Observer(metrics, Live("1"))
     for actual, predicted in [(1.0, 1.0), (3.0, 2.0), (1.0, 0.0)]:
         observer.segment_done(replica("w"), seconds=actual, predicted_seconds=predicted, audio_seconds=1.0)
     there = series(metrics)
