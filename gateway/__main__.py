@@ -8,9 +8,10 @@ import logging
 import signal
 import sys
 
-from gateway import commands
+from gateway import commands, keys_command
 from gateway.app import Gateway
 from gateway.config import Config, ConfigError, add_options, read_config
+from gateway.keys import KeysError
 from gateway.logs import set_up_logging
 from gateway.voices.directory import DirectoryInUse
 
@@ -22,10 +23,13 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in commands.NAMES:
         sys.exit(commands.run(arguments))
+    if arguments and arguments[0] == keys_command.NAME:
+        sys.exit(keys_command.run(arguments[1:]))
     parser = argparse.ArgumentParser(
         prog="tts-gateway",
         description="One text-to-speech service out of many workers.",
-        epilog=f"Commands for a gateway that runs: {', '.join(commands.NAMES)}; see tts-gateway COMMAND --help.",
+        epilog=f"Commands for a gateway that runs: {', '.join(commands.NAMES)}; for its API keys: {keys_command.NAME}; "
+        "see tts-gateway COMMAND --help.",
     )
     add_options(parser)
     try:
@@ -46,6 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
     except DirectoryInUse as error:
         print(f"tts-gateway: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeysError as error:
+        parser.error(f"--keys-file: {error}")
     except OSError as error:
         print(f"tts-gateway: cannot listen: {error.strerror or error}. Is another gateway running?", file=sys.stderr)
         sys.exit(1)
@@ -56,7 +62,9 @@ async def _serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Gateway(config).running() as gateway:
+    gateway = Gateway(config)
+    loop.add_signal_handler(signal.SIGHUP, gateway.reload_keys)
+    async with gateway.running():
         log.info("listening public=%s internal=%s", gateway.addresses["public"], gateway.addresses["internal"])
         await stop.wait()
         log.info("stopping: no new requests; those running may take %g s", config.drain_timeout)

@@ -26,11 +26,14 @@ class Backlog:
         return self.waiting_characters / self.characters_per_second if self.characters_per_second else math.inf
 
 
-def admit(backlog: Backlog, caller_characters: int, *, max_queue_seconds: float) -> None:
+def admit(
+    backlog: Backlog, caller_characters: int, *, max_queue_seconds: float, caller_queued_seconds: float = 0.0
+) -> None:
     """Return when there is room in the line for one more request of a caller of whom `caller_characters` wait already.
 
     A line is bounded in seconds of work, not in entries: forty greetings are a second, forty chapters an hour. While no
-    worker is up there is nothing to measure it by, and the queue's patience is the only bound.
+    worker is up there is nothing to measure it by, and the queue's patience is the only bound. `caller_queued_seconds`
+    is the share that the caller's key allows, where that is smaller; 0: it says nothing.
 
     Raises:
         TtsError: `rate_limited` for a caller who fills more than its share, `overloaded` for a full house. Both tell
@@ -46,10 +49,12 @@ def admit(backlog: Backlog, caller_characters: int, *, max_queue_seconds: float)
             retry_after_seconds=backlog.seconds,
         )
     own_seconds = caller_characters / backlog.characters_per_second
-    if own_seconds > CALLER_SHARE * max_queue_seconds:
+    share_seconds = min(CALLER_SHARE * max_queue_seconds, caller_queued_seconds or math.inf)
+    if own_seconds > share_seconds:
         raise TtsError(
             ErrorCode.RATE_LIMITED,
             f"You have {own_seconds:.0f} s of work waiting here, more than your share of the line "
-            f"({CALLER_SHARE * max_queue_seconds:g} s). Try again after the time in Retry-After.",
+            f"({share_seconds:g} s). Try again after the time in Retry-After.",
+            param="queued_seconds",
             retry_after_seconds=own_seconds,
         )

@@ -17,6 +17,7 @@ import aiohttp
 from aiohttp import web
 
 from gateway.admin import AdminRoutes
+from gateway.api.access import Access
 from gateway.api.answer import Answerer
 from gateway.api.clips import ClipRoutes
 from gateway.api.errors import errors_as_envelopes
@@ -29,10 +30,13 @@ from gateway.api.page import PageRoutes
 from gateway.api.voices import VoiceRoutes
 from gateway.config import Address, Config
 from gateway.dispatch import CONNECT_SECONDS, Dispatcher
+from gateway.door import LimitedRunner
+from gateway.keys import Keyring, KeysError, read_keys
 from gateway.live import Live
 from gateway.metrics import Metrics
 from gateway.observer import Observer
 from gateway.pool import Pool
+from gateway.quota import Quotas
 from gateway.registry import Registry
 from gateway.speech import SpeechOptions, SpeechService
 from gateway.voices.store import VoiceStore
@@ -46,7 +50,11 @@ _LAG_INTERVAL_SECONDS = 0.25
 
 
 class Gateway:
-    """One gateway, running inside `async with`. Two of them fit in one process."""
+    """One gateway, running inside `async with`. Two of them fit in one process.
+
+    Raises:
+        KeysError: the keys file cannot be read.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -54,6 +62,9 @@ class Gateway:
         self.version = importlib.metadata.version("chatterbox-gateway")
         self.live = Live(self.version)
         self.observer = Observer(self.metrics, self.live)
+        self.access = Access(
+            _keyring(config), config.trusted_proxies, lambda code: self.metrics.rejected.labels(code).inc()
+        )
         self.pool = Pool(
             policy=config.policy,
             order=config.queue_order,
@@ -64,7 +75,12 @@ class Gateway:
             clock=time.monotonic,
         )
         self.metrics.watch(self.pool)
-        self.registry = Registry(self.pool, token=config.worker_token, gateway_id=secrets.token_hex(4))
+        self.registry = Registry(
+            self.pool,
+            token=config.worker_token,
+            gateway_id=secrets.token_hex(4),
+            own_ports=lambda: [address.port for address in self.addresses.values()],
+        )
         self.voices = VoiceStore(config.data_directory)
         self.addresses: dict[str, Address] = {}
         self._stopping = False
@@ -95,6 +111,13 @@ class Gateway:
                 yield self
             finally:
                 await self._drain(public_runner, internal_runner)
+
+    def reload_keys(self) -> None:
+        """Read the keys file anew. A file that cannot be read changes nothing. Requests under way go on."""
+        try:
+            self.access.keyring = _keyring(self.config)
+        except KeysError as error:
+            log.error("keys not reloaded, the old ones count: %s", error)
 
     async def _drain(self, public: web.AppRunner, internal: web.AppRunner) -> None:
         # Not ready: a balancer in front sends its next request elsewhere.
@@ -143,6 +166,7 @@ class Gateway:
             default_model=config.default_model,
             aliases=dict(config.voice_aliases),
             voices=self.voices,
+            quotas=Quotas(time.monotonic),
         )
         answerer = Answerer(service, self.observer, executor, config.reader_timeout)
         health = HealthRoutes(self.pool, self.version, time.monotonic(), lambda: self._stopping)
@@ -150,11 +174,13 @@ class Gateway:
         live = LiveRoutes(self.live, self.pool)
 
         public = web.Application(
-            middlewares=[errors_as_envelopes, self._count_requests], client_max_size=MAX_BODY_BYTES, logger=log
+            middlewares=[errors_as_envelopes, self.access.public, self._count_requests],
+            client_max_size=MAX_BODY_BYTES,
+            logger=log,
         )
         for routes in (
-            NativeRoutes(answerer, config.max_characters),
-            OpenAIRoutes(answerer, service, config.max_characters),
+            NativeRoutes(answerer, config.max_characters, config.body_timeout),
+            OpenAIRoutes(answerer, service, config.max_characters, config.body_timeout),
             VoiceRoutes(service, self.voices),
             OpenApiRoutes(self.version),
             PageRoutes(),
@@ -162,7 +188,9 @@ class Gateway:
             health,
         ):
             routes.add_to(public)
-        internal = web.Application(middlewares=[errors_as_envelopes], client_max_size=MAX_BODY_BYTES, logger=log)
+        internal = web.Application(
+            middlewares=[errors_as_envelopes, self.access.internal], client_max_size=MAX_BODY_BYTES, logger=log
+        )
         clips = ClipRoutes(self.voices, self.registry.authenticate)
         admin = AdminRoutes(self.pool, self.registry, self.metrics)
         for internal_routes in (admin, self.registry, clips, live, health):
@@ -173,7 +201,18 @@ class Gateway:
         self, stack: contextlib.AsyncExitStack, app: web.Application, name: str, address: Address
     ) -> web.AppRunner:
         # By default aiohttp runs the handler of a caller who left to its end; ours must free the GPU instead.
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+        runner = LimitedRunner(
+            app,
+            connections_per_address=self.config.connections_per_address,
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=1.0,
+            # aiohttp starts this clock when a connection is made and stops it when a request's headers are whole.
+            keepalive_timeout=self.config.idle_timeout,
+            lingering_time=5.0,
+            # A body is read as it comes or not at all: nothing of it is inflated in memory.
+            auto_decompress=False,
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, address.host, address.port, backlog=1024).start()
@@ -211,6 +250,22 @@ class Gateway:
             self.metrics.event_loop_lag.observe(max(0.0, time.monotonic() - due))
 
 
+def _keyring(config: Config) -> Keyring | None:
+    """Return the keys that count, or None when no file of them is configured; says which of the two."""
+    if config.keys_file is None:
+        log.info("keys: none configured (--keys-file), so only callers on this machine are answered")
+        return None
+    keyring = Keyring(read_keys(config.keys_file))
+    log.log(
+        logging.INFO if len(keyring) else logging.WARNING,
+        "keys: %d in %s%s",
+        len(keyring),
+        config.keys_file,
+        "" if len(keyring) else "; nobody is answered until there is one",
+    )
+    return keyring
+
+
 def _session() -> aiohttp.ClientSession:
     """The HTTP client towards workers: as many connections as there are slots, no total time limit (dispatch bounds
     silence), nothing taken from the environment's proxy settings."""
@@ -219,4 +274,6 @@ def _session() -> aiohttp.ClientSession:
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         trust_env=False,
         auto_decompress=False,
+        # Workers are not asked to remember anything, and one that asks us to is none.
+        cookie_jar=aiohttp.DummyCookieJar(),
     )

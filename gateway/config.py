@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.address import Network, is_loopback
 from gateway.balancer import Policy
 from gateway.queue import QueueOrder
 
@@ -27,12 +28,7 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +58,11 @@ class Config:
     data_directory: Path | None = None
     log_level: str = "info"
     uvloop: bool = False
+    keys_file: Path | None = None
+    trusted_proxies: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+    idle_timeout: float = 75.0
+    body_timeout: float = 30.0
+    connections_per_address: int = 256
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +135,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="where uploaded voices are kept, for one gateway (default: systemd's STATE_DIRECTORY; else none are)",
     )
     add("--log-level", choices=["debug", "info", "warning", "error"], help=f"(default {default.log_level})")
+    add(
+        "--keys-file",
+        metavar="FILE",
+        help="API keys, made by tts-gateway keys add; SIGHUP reads them anew (default: none; only callers on this "
+        "machine are answered)",
+    )
+    add(
+        "--trusted-proxies",
+        metavar="NETWORK,...",
+        help="proxies whose X-Forwarded-For is believed (default 127.0.0.0/8,::1/128)",
+    )
+    add(
+        "--idle-timeout",
+        type=float,
+        help="seconds that a connection may take for a request's headers, or between requests; keep it above the "
+        f"proxy's own (default {default.idle_timeout:g})",
+    )
+    add("--body-timeout", type=float, help=f"seconds for a request's body to arrive (default {default.body_timeout:g})")
+    add(
+        "--connections-per-address",
+        type=int,
+        help="connections that one address may hold, proxies and this machine apart; 0: any number (default "
+        f"{default.connections_per_address})",
+    )
     add("--uvloop", action="store_true", default=None, help="run on uvloop (extra `uvloop`; measured: no gain)")
 
 
@@ -196,13 +221,33 @@ def read_config(options: argparse.Namespace, environment: Mapping[str, str] = os
         data_directory=_data_directory(given("data_directory"), environment),
         log_level=choice("log_level", default.log_level, ["debug", "info", "warning", "error"]),
         uvloop=(given("uvloop") or "").lower() in ("1", "true", "yes"),
+        keys_file=Path(keys_file) if (keys_file := given("keys_file")) else None,
+        trusted_proxies=_networks(given("trusted_proxies"), default.trusted_proxies),
+        idle_timeout=number("idle_timeout", default.idle_timeout, 1, 3600),
+        body_timeout=number("body_timeout", default.body_timeout, 0.1, 3600),
+        connections_per_address=whole_number("connections_per_address", default.connections_per_address, 0, 1_000_000),
     )
     if not config.worker_token and not config.internal_listen.is_loopback:
         raise ConfigError(
             f"--internal-listen {config.internal_listen} is reachable from other hosts and there is no worker token: "
             "anyone could register a worker. Set TTS_WORKER_TOKEN or --worker-token-file."
         )
+    check_public(config, config.listen)
     return config
+
+
+def check_public(config: Config, address: Address) -> None:
+    """Refuse a public listener that strangers reach while there are no keys to tell them from others.
+
+    Raises:
+        ConfigError: with the command that mends it.
+    """
+    if config.keys_file is None and not address.is_loopback:
+        raise ConfigError(
+            f"--listen {address} is reachable from other hosts and there are no keys: anyone could use it. "
+            "Make one with `tts-gateway keys add --name NAME --keys-file FILE` and start with --keys-file FILE, "
+            "or listen on a loopback address."
+        )
 
 
 def parse_address(option: str, text: str) -> Address:
@@ -223,14 +268,16 @@ def _flag(name: str) -> str:
 
 def _token(file: str | None, environment: Mapping[str, str]) -> str:
     path = file or environment.get("TTS_WORKER_TOKEN_FILE")
-    if path is None:
-        return environment.get("TTS_WORKER_TOKEN", "").strip()
-    try:
-        token = Path(path).read_text().strip()
-    except OSError as error:
-        raise ConfigError(f"--worker-token-file {path}: {error.strerror}") from None
-    if not token:
-        raise ConfigError(f"--worker-token-file {path} is empty")
+    token = environment.get("TTS_WORKER_TOKEN", "").strip()
+    if path is not None:
+        try:
+            token = Path(path).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--worker-token-file {path}: {getattr(error, 'strerror', error)}") from None
+        if not token:
+            raise ConfigError(f"--worker-token-file {path} is empty")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError("The worker token must be printable ASCII without spaces: it travels in an HTTP header.")
     return token
 
 
@@ -238,6 +285,15 @@ def _data_directory(given: str | None, environment: Mapping[str, str]) -> Path |
     # systemd names several in one variable, separated by colons.
     path = given or environment.get("STATE_DIRECTORY", "").split(":")[0]
     return Path(path) if path else None
+
+
+def _networks(text: str | None, default: tuple[Network, ...]) -> tuple[Network, ...]:
+    if text is None:
+        return default
+    try:
+        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ConfigError(f"--trusted-proxies must be networks such as 10.0.0.0/8: {error}") from None
 
 
 def _aliases(flags: Sequence[str] | None, variable: str | None) -> tuple[tuple[str, str], ...]:

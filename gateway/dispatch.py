@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -25,6 +26,10 @@ from wire.link import WorkerState
 from wire.segment import Resume, SegmentRequest
 
 CONNECT_SECONDS = 2.0
+# No speech is so slow, at a quarter of the pace and with every digit a word: a worker that sends more fills the memory.
+MAX_SECONDS = 30.0
+MAX_SECONDS_PER_CHARACTER = 4.0
+MAX_REFUSAL_BYTES = 64 << 10
 DRAINED_GRACE_SECONDS = 1.0
 # A worker that is merely full or draining has not failed; so many such answers in a row and it is the fleet's trouble.
 MAX_REFUSALS = 20
@@ -234,7 +239,9 @@ class Dispatcher:
         async with self._session.post(
             f"http://{host}:{replica.port}{headers.SEGMENTS_PATH}",
             json=attempt.request_now().to_json(),
-            headers=self._headers | {headers.REQUEST_ID: attempt.request.request_id},
+            headers=self._headers | {headers.REQUEST_ID: attempt.request.request_id, headers.EPOCH: replica.epoch},
+            # A worker says where it is by where it calls from; it cannot send the gateway anywhere else.
+            allow_redirects=False,
         ) as response:
             if response.status != 200:
                 raise _refusal(replica, TtsError.from_envelope(await _json(response)))
@@ -291,6 +298,9 @@ class _Attempt:
         match frame.type:
             case FrameType.AUDIO:
                 self.audio.write(frame.payload)
+                limit = MAX_SECONDS + MAX_SECONDS_PER_CHARACTER * len(self.request.text)
+                if self.audio.samples > limit * self.sample_rate:
+                    raise WorkerFault("endless", f"{replica.id}: more than {limit:.0f} s of audio for one segment")
             case FrameType.CHECKPOINT:
                 self.checkpoint = frame.payload
             case FrameType.META:
@@ -357,9 +367,13 @@ async def _patience(
 
 
 async def _json(response: aiohttp.ClientResponse) -> object:
+    """Return the body of a refusal as JSON, or a few words for one that is none, or too long for one."""
+    data = b""
+    while len(data) <= MAX_REFUSAL_BYTES and (more := await response.content.readany()):
+        data += more
     try:
-        return await response.json(content_type=None)
-    except ValueError:
+        return json.loads(data)
+    except (ValueError, RecursionError):
         return f"HTTP {response.status}"
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gateway.dispatch import SegmentJourney
+from gateway.keys import NO_LIMITS, Limits
 
 
 class Outcome(StrEnum):
@@ -24,7 +25,8 @@ class Journey:
     """Instants are `time.monotonic()`; None until it happened."""
 
     endpoint: str
-    caller: str = ""  # who asks, as far as fair shares go: an address
+    caller: str = ""  # who asks, as far as fair shares go: the id of a key, or an address
+    limits: Limits = NO_LIMITS
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
     received: float = field(default_factory=time.monotonic)
     planned: float | None = None

@@ -216,13 +216,20 @@ class Pool:
             raise self._no_worker("any model", timeout_seconds) from None
 
     @contextlib.contextmanager
-    def admit(self, model: str, caller: str, characters: int) -> Iterator[Admitted]:
+    def admit(
+        self, model: str, caller: str, characters: int, *, caller_queued_seconds: float = 0.0
+    ) -> Iterator[Admitted]:
         """Count a request's characters as waiting work for the length of the block, less what it brings to slots.
 
         Raises:
             TtsError: `overloaded` or `rate_limited`.
         """
-        admission.admit(self.backlog(model), self._work.by_caller[caller], max_queue_seconds=self._max_queue_seconds)
+        admission.admit(
+            self.backlog(model),
+            self._work.by_caller[caller],
+            max_queue_seconds=self._max_queue_seconds,
+            caller_queued_seconds=caller_queued_seconds,
+        )
         with self._work.counting(model, caller, characters) as admitted:
             yield admitted
 

@@ -15,6 +15,7 @@ from gateway.journey import Journey
 from gateway.plan import Item, Speak, plan_text
 from gateway.pool import Pool
 from gateway.queue import Standing
+from gateway.quota import Quotas
 from gateway.request import SpeechRequest
 from gateway.text import check_scripts
 from gateway.voices.catalogue import Cast, Catalogue
@@ -159,7 +160,7 @@ class Speech:
 
 
 class SpeechService:
-    """Speaks requests. Two of them may live in one process; all state is in the pool and in each Speech."""
+    """Speaks requests. Two of them may live in one process; all state is in the pool, the quotas and each Speech."""
 
     def __init__(
         self,
@@ -170,8 +171,10 @@ class SpeechService:
         default_model: str | None,
         aliases: dict[str, str],
         voices: VoiceStore,
+        quotas: Quotas,
     ) -> None:
         self._pool = pool
+        self._quotas = quotas
         self._dispatcher = dispatcher
         self._options = options
         self._default_model = default_model
@@ -196,7 +199,8 @@ class SpeechService:
         Waits for the first worker ever to appear, at most the queue's patience; nothing else is waited for here.
 
         Raises:
-            TtsError: the text, model, voice or language cannot be; the line is full; no worker at all.
+            TtsError: the text, model, voice or language cannot be; the line is full, or the caller has had its share;
+                no worker at all.
         """
         await self._pool.wait_for_models(min(self._options.queue_timeout_seconds, request.timeout_seconds or 1e9))
         cast = self.catalogue.cast(model=request.model, voice=request.voice)
@@ -219,7 +223,15 @@ class SpeechService:
         with (
             # Nothing was awaited since the cast, so that the clip is still there; it stays to the end of the request.
             self._voices.holding(cast.clip),
-            self._pool.admit(cast.model.id, journey.caller, characters) as admitted,
+            self._quotas.hold(
+                journey.caller, journey.limits, characters, was_heard=lambda: journey.first_audio is not None
+            ),
+            self._pool.admit(
+                cast.model.id,
+                journey.caller,
+                characters,
+                caller_queued_seconds=journey.limits.queued_seconds,
+            ) as admitted,
         ):
             speech = Speech(request, journey, cast, items, self._pool, self._dispatcher, self._options, admitted)
             try:

@@ -27,6 +27,8 @@ class ErrorCode(StrEnum):
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    BODY_TIMEOUT = "body_timeout"
     # The service cannot take the request now.
     RATE_LIMITED = "rate_limited"
     OVERLOADED = "overloaded"
@@ -44,6 +46,7 @@ class ErrorCode(StrEnum):
     WORKER_NOT_READY = "worker_not_ready"
     SEGMENT_FAILED = "segment_failed"
     LINK_REFUSED = "link_refused"
+    WRONG_WORKER = "wrong_worker"
 
 
 class Traits(NamedTuple):
@@ -75,6 +78,8 @@ TRAITS: dict[ErrorCode, Traits] = {
     ErrorCode.NOT_FOUND: Traits(404, _CALLER, False),
     ErrorCode.METHOD_NOT_ALLOWED: Traits(405, _CALLER, False),
     ErrorCode.UNAUTHORIZED: Traits(401, "authentication_error", False),
+    ErrorCode.FORBIDDEN: Traits(403, "permission_error", False),
+    ErrorCode.BODY_TIMEOUT: Traits(408, _CALLER, True),
     ErrorCode.RATE_LIMITED: Traits(429, "rate_limit_error", True),
     ErrorCode.OVERLOADED: Traits(503, _BUSY, True),
     ErrorCode.NO_WORKER: Traits(503, _BUSY, True),
@@ -89,6 +94,7 @@ TRAITS: dict[ErrorCode, Traits] = {
     ErrorCode.WORKER_NOT_READY: Traits(503, _BUSY, True),
     ErrorCode.SEGMENT_FAILED: Traits(500, _SERVER, True),
     ErrorCode.LINK_REFUSED: Traits(409, _CALLER, False),
+    ErrorCode.WRONG_WORKER: Traits(503, _BUSY, True),
 }
 
 
@@ -147,7 +153,7 @@ class TtsError(Exception):
             shown = body[:200] if isinstance(body, str) else type(body).__name__
             return cls(ErrorCode.SEGMENT_FAILED, f"unreadable error from the other side: {shown}")
         code, message, param = (_text(error.get(name)) for name in ("code", "message", "param"))
-        return cls(_BY_TEXT.get(code or "", ErrorCode.SEGMENT_FAILED), message or "", param=param)
+        return cls(_BY_TEXT.get(code or "", ErrorCode.SEGMENT_FAILED), (message or "")[:500], param=param)
 
 
 _BY_TEXT = {str(code): code for code in ErrorCode}

@@ -21,6 +21,11 @@ SILENCE_SECONDS = 3.0  # without a message for so long, the worker is gone
 MAX_MESSAGE_BYTES = 1 << 20
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_EPOCH = re.compile(r"[A-Za-z0-9._-]{1,64}")  # travels in a header
+_VOICE = re.compile(r"[a-z0-9_-]{1,64}")  # so does this, and in a path
+_WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MAX_VOICES = 4096
+_MAX_WORDS = 256
 
 
 class LinkError(Exception):
@@ -205,6 +210,9 @@ def _model(item: Mapping[str, Any]) -> ModelInfo:
         raise ValueError(f"sample_rate {model.sample_rate} of {model.id} is not from 8000 to 48000")
     if not model.voices:
         raise ValueError(f"model {model.id} has no voice")
+    _check_words("voice", model.voices, _VOICE, _MAX_VOICES)
+    for name in ("languages", "scripts", "parameters"):
+        _check_words(name, getattr(model, name), _WORD, _MAX_WORDS)
     if not 16 <= model.max_segment_characters <= 8192:
         raise ValueError(f"max_segment_characters {model.max_segment_characters} is not from 16 to 8192")
     if not 0 <= model.min_clip_seconds <= 60:  # also false for NaN
@@ -216,6 +224,14 @@ def _gpus(value: Any) -> tuple[Gpu, ...]:
     if not isinstance(value, list) or len(value) > MAX_GPUS:
         raise ValueError(f"gpus must be a list of at most {MAX_GPUS}")
     return tuple(Gpu.from_json(item) for item in value)
+
+
+def _check_words(what: str, words: tuple[str, ...], pattern: re.Pattern[str], most: int) -> None:
+    if len(words) > most:
+        raise ValueError(f"{len(words)} of {what} are more than {most}")
+    for word in words:
+        if not pattern.fullmatch(word):
+            raise ValueError(f"{what} {word[:80]!r} is not {pattern.pattern}")
 
 
 def _texts(value: Any) -> dict[str, str]:
@@ -252,12 +268,17 @@ def _check(message: Message) -> None:
             raise ValueError(f"worker {message.worker!r} is not [a-z0-9][a-z0-9._-]{{0,63}}")
         if not 1 <= message.port <= 65535:
             raise ValueError(f"port {message.port} is not from 1 to 65535")
-        if not 0 < len(message.epoch) <= 64:
-            raise ValueError("epoch must have 1 to 64 characters")
+        if not _EPOCH.fullmatch(message.epoch):
+            raise ValueError("epoch must be 1 to 64 of A-Z a-z 0-9 . _ -")
+        for device in (message.device, *message.split):
+            if not 0 < len(device) <= 128 or not device.isprintable():
+                raise ValueError("device and split must be names of 1 to 128 printable characters")
         if not message.models:
             raise ValueError("models is empty")
     if isinstance(message, Hello | Status) and not 1 <= message.slots <= 4096:
         raise ValueError(f"slots {message.slots} is not from 1 to 4096")
+    if isinstance(message, Status):
+        _check_words("voice", message.voices, _VOICE, _MAX_VOICES)
     if isinstance(message, Status) and (message.in_flight < 0 or message.steps < 0):
         raise ValueError("in_flight and steps count from 0")
     if isinstance(message, Welcome) and not 0.01 <= message.status_interval_seconds <= 60:  # also false for NaN

@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 
 from wire.errors import ErrorCode, TtsError
 from wire.frames import FrameType, encode_frame
-from wire.headers import ACCEL_BUFFERING, SEGMENT_CONTENT_TYPE, SEGMENTS_PATH
+from wire.headers import ACCEL_BUFFERING, EPOCH, SEGMENT_CONTENT_TYPE, SEGMENTS_PATH
 from wire.segment import SegmentRequest
 from worker.engine import Engine
 from worker.lifecycle import Lifecycle
@@ -78,6 +78,7 @@ class Api:
         voices: Voices,
         metrics: Metrics,
         token: str,
+        epoch: str,
         report: Callable[[], Mapping[str, Any]],
     ) -> None:
         self._engine = engine
@@ -86,6 +87,7 @@ class Api:
         self._voices = voices
         self._metrics = metrics
         self._token = token.encode()
+        self._epoch = epoch
         self._report = report
 
     def application(self) -> web.Application:
@@ -115,6 +117,7 @@ class Api:
 
     async def _segments(self, request: web.Request) -> web.StreamResponse:
         self._authorise(request)
+        self._recognise(request)
         segment = SegmentRequest.from_json(await _read_json(request))
         # But for a voice, nothing awaits from here to `submit`: the state and the slot that were checked are the ones
         # that count.
@@ -139,6 +142,13 @@ class Api:
         given = token.strip().encode("utf-8", "surrogateescape")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given, self._token):
             raise TtsError(ErrorCode.UNAUTHORIZED, "the fleet's token is missing or wrong")
+
+    def _recognise(self, request: web.Request) -> None:
+        """Refuse a call that is meant for a process which had this port before."""
+        meant = request.headers.get(EPOCH, self._epoch)
+        if meant != self._epoch:
+            message = f"this is epoch {self._epoch}, not {meant[:64]!r}: another process had this port"
+            raise TtsError(ErrorCode.WRONG_WORKER, message)
 
     def _admit(self, segment: SegmentRequest) -> None:
         """Refuse what this worker cannot speak, now or ever.

@@ -67,6 +67,7 @@ class Worker:
             voices=self._voices,
             metrics=self._metrics,
             token=config.token,
+            epoch=self._epoch,
             report=self.report,
         )
         # aiohttp's default lets the handler of a caller who hung up run on, with its slot and its share of the device.

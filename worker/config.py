@@ -255,7 +255,7 @@ def _token(given: _Given) -> str:
     """Return the fleet's token, or an empty string when there is none."""
     token = given.environment.get("TTS_WORKER_TOKEN", "").strip()
     path = given.text("token_file", "-")
-    if not token and path != "-":
+    if path != "-":  # before the variable, as on the gateway
         try:
             token = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:

@@ -7,7 +7,6 @@ import base64
 import contextlib
 import json
 import logging
-import re
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from gateway.api.access import CALLER
 from gateway.api.errors import REQUEST_ID
 from gateway.encoder import AudioFormat, StreamEncoder, encode_whole
 from gateway.journey import Journey, Outcome
@@ -26,7 +26,6 @@ from wire.errors import TRAITS, ErrorCode, TtsError
 
 log = logging.getLogger(__name__)
 
-_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Chatterbox speaks 25 tokens a second; the count in `usage` is of that kind, whatever the model.
 _TOKENS_PER_SECOND = 25
 _CHARACTERS_PER_TOKEN = 4
@@ -51,11 +50,8 @@ class Answerer:
     @contextmanager
     def journey(self, request: web.Request, endpoint: str) -> Iterator[Journey]:
         """Follow one request from its reception to its end, and report it once, however it ends."""
-        journey = Journey(endpoint, caller=request.remote or "")
-        given = request.headers.get(headers.REQUEST_ID, "")
-        if _SANE_REQUEST_ID.fullmatch(given):
-            journey.request_id = given
-        request[REQUEST_ID] = journey.request_id
+        caller = request[CALLER]
+        journey = Journey(endpoint, caller=caller.name, limits=caller.limits, request_id=request[REQUEST_ID])
         self.observer.request_started(journey)
         try:
             yield journey

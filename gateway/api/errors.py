@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
+import re
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -16,6 +19,8 @@ from wire.errors import ErrorCode, TtsError
 log = logging.getLogger(__name__)
 
 REQUEST_ID = "tts_request_id"  # key of the request's own id on the aiohttp request
+# A client's own id is kept when it can do no harm in a log line, a header or a worker; any other is replaced.
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -32,7 +37,10 @@ def error_response(error: TtsError, request_id: str | None = None) -> web.Respon
 
 @web.middleware
 async def errors_as_envelopes(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every failed request with the envelope; a response that has begun is not touched here."""
+    """Give every request its id, and every failed one the envelope; a response that has begun is not touched here."""
+    given = request.headers.getall(headers.REQUEST_ID, [])
+    sane = len(given) == 1 and _SANE_REQUEST_ID.fullmatch(given[0]) is not None
+    request[REQUEST_ID] = given[0] if sane else secrets.token_hex(8)
     try:
         return await handler(request)
     except TtsError as error:
@@ -62,18 +70,29 @@ def _translated(request: web.Request, error: web.HTTPException) -> TtsError:
             return TtsError(ErrorCode.INVALID_BODY, error.reason)
 
 
-async def read_json(request: web.Request) -> Mapping[str, Any]:
-    """Return the body as a JSON object.
+async def read_json(request: web.Request, timeout_seconds: float) -> Mapping[str, Any]:
+    """Return the body as a JSON object; it must be there within the time.
 
     Raises:
-        TtsError: another content type, a body that is too large, or no JSON object.
+        TtsError: another content type, a compressed body, one that is too large or too slow, or no JSON object.
     """
     if request.content_type != "application/json":
         raise TtsError(
             ErrorCode.UNSUPPORTED_MEDIA_TYPE,
             f"The Content-Type is {request.content_type!r}; send JSON, with the header Content-Type: application/json.",
         )
-    data = await request.read()
+    coding = request.headers.get("Content-Encoding", "identity")
+    if coding.lower() != "identity":
+        raise TtsError(
+            ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"The Content-Encoding is {coding[:40]!r}; send the JSON as it is."
+        )
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            data = await request.read()
+    except TimeoutError:
+        raise TtsError(
+            ErrorCode.BODY_TIMEOUT, f"The body was not there within {timeout_seconds:g} s. Send it faster."
+        ) from None
     try:
         body = json.loads(data)
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, or bytes that are no UTF-8

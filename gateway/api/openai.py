@@ -23,6 +23,7 @@ class OpenAIRoutes:
     answerer: Answerer
     service: SpeechService
     max_characters: int
+    body_timeout_seconds: float
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_post("/v1/audio/speech", self.speak)
@@ -32,7 +33,8 @@ class OpenAIRoutes:
 
     async def speak(self, request: web.Request) -> web.StreamResponse:
         with self.answerer.journey(request, "/v1/audio/speech") as journey:
-            speech_request, sse = parse_openai(await read_json(request), max_characters=self.max_characters)
+            body = await read_json(request, self.body_timeout_seconds)
+            speech_request, sse = parse_openai(body, max_characters=self.max_characters)
             return await self.answerer.answer(request, speech_request, journey, sse=sse)
 
     async def models(self, request: web.Request) -> web.Response:

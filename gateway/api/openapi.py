@@ -184,6 +184,7 @@ _BETWEEN_THE_SIDES = {
     ErrorCode.WORKER_NOT_READY,
     ErrorCode.SEGMENT_FAILED,
     ErrorCode.LINK_REFUSED,
+    ErrorCode.WRONG_WORKER,
     ErrorCode.METHOD_NOT_ALLOWED,
 }
 

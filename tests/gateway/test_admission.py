@@ -34,3 +34,12 @@ def test_the_backlog_is_work_over_speed():
     assert Backlog(3000, 100.0).seconds == 30.0
     assert Backlog(0, 0.0).seconds == 0.0
     assert Backlog(1, 0.0).seconds == float("inf")
+
+
+def test_a_key_may_make_a_callers_share_smaller_and_never_larger():
+    admit(Backlog(900, 100.0), 200, max_queue_seconds=10.0, caller_queued_seconds=2.0)
+    with pytest.raises(TtsError) as refused:
+        admit(Backlog(900, 100.0), 201, max_queue_seconds=10.0, caller_queued_seconds=2.0)
+    assert (refused.value.code, refused.value.param) == (ErrorCode.RATE_LIMITED, "queued_seconds")
+    with pytest.raises(TtsError):
+        admit(Backlog(900, 100.0), 501, max_queue_seconds=10.0, caller_queued_seconds=1000.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import ipaddress
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,11 @@ OPTIONS = [
     ("--voice-alias", "anna=alto", "voice_aliases", (("anna", "alto"),)),
     ("--data-directory", "/srv/tts", "data_directory", Path("/srv/tts")),
     ("--log-level", "debug", "log_level", "debug"),
+    ("--keys-file", "/etc/keys.json", "keys_file", Path("/etc/keys.json")),
+    ("--trusted-proxies", "10.0.0.0/8", "trusted_proxies", (ipaddress.ip_network("10.0.0.0/8"),)),
+    ("--idle-timeout", "20", "idle_timeout", 20.0),
+    ("--body-timeout", "5", "body_timeout", 5.0),
+    ("--connections-per-address", "8", "connections_per_address", 8),
 ]
 
 
@@ -159,8 +165,28 @@ def test_a_link_that_others_can_reach_needs_a_token(host: str):
     assert "TTS_WORKER_TOKEN" in message
     assert host in message
     assert read("--internal-listen", f"{host}:8081", TTS_WORKER_TOKEN="secret").worker_token == "secret"
-    # The public listener has nothing to do with it.
-    assert read("--listen", f"{host}:8080").worker_token == ""
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "10.0.0.1", "box"])
+def test_a_public_listener_that_others_can_reach_needs_keys(host: str):
+    message = refused("--listen", f"{host}:8080", TTS_WORKER_TOKEN="secret")
+    assert "tts-gateway keys add --name NAME --keys-file FILE" in message
+    assert host in message
+    assert read("--listen", f"{host}:8080", "--keys-file", "keys.json").keys_file == Path("keys.json")
+
+
+@pytest.mark.parametrize("text", ["everybody", "10.0.0.0/33", "10.0.0.1/8"])
+def test_a_proxy_is_trusted_by_a_network_that_is_one(text: str):
+    assert "--trusted-proxies must be networks" in refused("--trusted-proxies", text)
+
+
+def test_no_proxy_need_be_trusted():
+    assert read("--trusted-proxies", "").trusted_proxies == ()
+
+
+@pytest.mark.parametrize("token", ["two words", "schl\u00fcssel", "line\nbreak"])
+def test_a_token_that_no_header_can_hold_is_refused(token: str):
+    assert "printable ASCII" in refused(TTS_WORKER_TOKEN=token)
 
 
 def test_the_token_comes_from_a_file_before_its_variable(tmp_path: Path):

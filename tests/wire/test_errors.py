@@ -17,6 +17,11 @@ ANYTHING = st.recursive(
 )
 
 
+def test_a_message_of_the_other_side_is_shortened() -> None:
+    body = {"error": {"code": "internal_error", "message": "x" * 1_000_000}}
+    assert TtsError.from_envelope(body).message == "x" * 500
+
+
 def test_every_code_has_traits() -> None:
     assert TRAITS.keys() == set(ErrorCode)
 
@@ -34,7 +39,7 @@ def test_an_overload_passes(code: ErrorCode) -> None:
     assert TRAITS[code].retryable
 
 
-@given(st.sampled_from(ErrorCode), st.text(), st.none() | st.text())
+@given(st.sampled_from(ErrorCode), st.text(max_size=500), st.none() | st.text())
 def test_an_error_survives_its_envelope(code: ErrorCode, message: str, param: str | None) -> None:
     error = TtsError.from_envelope(TtsError(code, message, param=param).envelope())
     assert (error.code, error.message, error.param) == (code, message, param)

@@ -34,7 +34,9 @@ def in_order(reasons: set[str]) -> tuple[str, ...]:
 
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
 TEXTS = st.text(max_size=60)
-STRINGS = st.lists(TEXTS, max_size=3).map(tuple)
+WORDS = st.lists(st.from_regex(r"[A-Za-z0-9_.-]{1,64}", fullmatch=True), max_size=3).map(tuple)
+VOICES = st.lists(st.from_regex(r"[a-z0-9_-]{1,64}", fullmatch=True), max_size=3)
+DEVICES = st.text(min_size=1, max_size=60).filter(str.isprintable)
 COUNTS = st.integers(min_value=0, max_value=2**53)
 SLOTS = st.integers(min_value=1, max_value=4096)
 FIGURES = st.none() | st.floats(allow_nan=False, allow_infinity=False)
@@ -55,10 +57,10 @@ MODELS = st.builds(
     ModelInfo,
     id=NAMES,
     sample_rate=st.integers(min_value=8_000, max_value=48_000),
-    voices=st.lists(TEXTS, min_size=1, max_size=3).map(tuple),
-    languages=STRINGS,
-    scripts=STRINGS,
-    parameters=STRINGS,
+    voices=VOICES.filter(bool).map(tuple),
+    languages=WORDS,
+    scripts=WORDS,
+    parameters=WORDS,
     max_segment_characters=st.integers(min_value=16, max_value=8192),
     cloning=st.booleans(),
 )
@@ -66,14 +68,14 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(
         Hello,
         worker=NAMES,
-        epoch=st.text(min_size=1, max_size=64),
+        epoch=st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True),
         port=st.integers(min_value=1, max_value=65535),
         slots=SLOTS,
-        device=TEXTS,
+        device=DEVICES,
         models=st.lists(MODELS, min_size=1, max_size=3).map(tuple),
         state=st.sampled_from(WorkerState),
         protocol=COUNTS,
-        split=STRINGS,
+        split=st.lists(DEVICES, max_size=3).map(tuple),
         versions=st.dictionaries(TEXTS, TEXTS, max_size=4),
     ),
     st.builds(
@@ -83,7 +85,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         steps=COUNTS,
         slots=SLOTS,
         models=st.lists(MODELS, max_size=3).map(tuple),
-        voices=STRINGS,
+        voices=VOICES.map(tuple),
         gpus=st.lists(GPUS, max_size=2).map(tuple),
         detail=TEXTS,
     ),
@@ -175,6 +177,20 @@ def test_a_message_without_a_required_field_is_refused(body: dict[str, Any], nam
         (HELLO, {"worker": "../etc"}),
         (HELLO, {"epoch": ""}),
         (HELLO, {"epoch": "e" * 65}),
+        (HELLO, {"epoch": "e\r\nX-Evil: 1"}),
+        (HELLO, {"device": ""}),
+        (HELLO, {"device": "d" * 129}),
+        (HELLO, {"device": "cuda:0\x1b[31m"}),
+        (HELLO, {"split": ["cuda:0", "x" * 129]}),
+        (HELLO, {"models": [MODEL | {"voices": ["../etc/passwd"]}]}),
+        (HELLO, {"models": [MODEL | {"voices": ["Heart"]}]}),
+        (HELLO, {"models": [MODEL | {"voices": ["a\r\nSet-Cookie: x"]}]}),
+        (HELLO, {"models": [MODEL | {"voices": ["v" * 65]}]}),
+        (HELLO, {"models": [MODEL | {"voices": [f"v{n}" for n in range(4097)]}]}),
+        (HELLO, {"models": [MODEL | {"languages": ["e\n"]}]}),
+        (HELLO, {"models": [MODEL | {"parameters": ["p" * 65]}]}),
+        (HELLO, {"models": [MODEL | {"scripts": ["LATIN"] * 257}]}),
+        (STATUS, {"voices": ["a b"]}),
         (HELLO, {"port": 0}),
         (HELLO, {"port": 65536}),
         (HELLO, {"port": float("inf")}),

@@ -70,6 +70,8 @@ def test_the_token_comes_from_the_environment_or_from_a_file(tmp_path: Path) -> 
     assert read(TTS_WORKER_TOKEN="from-environment").token == "from-environment"
     assert read(TTS_WORKER_TOKEN_FILE=str(file)).token == "from-file"
     assert read("--token-file", str(file), "--host", "0.0.0.0").host == "0.0.0.0"
+    # As on the gateway: whoever names a file means it.
+    assert read(TTS_WORKER_TOKEN_FILE=str(file), TTS_WORKER_TOKEN="from-environment").token == "from-file"
 
 
 def test_the_token_is_not_in_the_representation() -> None:

@@ -1,0 +1,58 @@
+"""How many connections one address may hold. Decided when a connection is made, before a byte of it is read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from aiohttp import web
+
+from gateway.address import is_loopback
+
+log = logging.getLogger(__name__)
+
+
+class LimitedRunner(web.AppRunner):
+    """An AppRunner that hangs up on an address which holds `connections_per_address` connections (0: any number).
+
+    This machine's own addresses are not counted: a proxy in front, which counts for itself, comes from there.
+    """
+
+    def __init__(self, app: web.Application, *, connections_per_address: int, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._connections_per_address = connections_per_address
+
+    @property
+    def server(self) -> Any:
+        """What sites ask for the protocol of a new connection."""
+        server = super().server
+        if server is None or not self._connections_per_address:
+            return server
+        return lambda: _Door(server, self._connections_per_address)
+
+
+class _Door(asyncio.Protocol):
+    """The first protocol of a connection: hands it on to aiohttp's, or hangs up."""
+
+    def __init__(self, server: web.Server, connections_per_address: int) -> None:
+        self._server = server
+        self._connections_per_address = connections_per_address
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        address = _address(transport.get_extra_info("peername"))
+        if address and not is_loopback(address):
+            held = sum(_address(connection.peername) == address for connection in self._server.connections)
+            if held >= self._connections_per_address:
+                log.info("hung up on address=%s: it holds %d connections", address, held)
+                transport.abort()
+                return
+        protocol = self._server()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+
+
+def _address(peername: object) -> str:
+    """The host part of a peer's name; a Unix socket's peer has none."""
+    return str(peername[0]) if isinstance(peername, tuple) else ""
