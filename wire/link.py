@@ -180,6 +180,12 @@ def _same(value: Any) -> Any:
     return value
 
 
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a string, got {str(value)[:80]}")
+    return value
+
+
 def _strings(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"expected a list of strings, got {str(value)[:80]}")
@@ -251,9 +257,9 @@ _READ: dict[str, Any] = {
     "in_flight": int,
     "steps": int,
     "protocol": int,
-    "worker": str,
-    "epoch": str,
-    "device": lambda value: str(value)[:64],
+    "worker": _string,
+    "epoch": _string,
+    "device": lambda value: _string(value)[:64],
     "gateway": str,
     "status_interval_seconds": float,
     "code": str,

@@ -16,7 +16,7 @@ from wire.errors import ErrorCode, TtsError
 
 log = logging.getLogger(__name__)
 
-CALLER = "tts_caller"  # key of the request's Caller on the aiohttp request
+CALLER = web.RequestKey("caller", Caller)
 # How a browser's WebSocket, which cannot set headers, sends its key: as a subprotocol that the answer does not choose.
 SUBPROTOCOL_PREFIX = "bearer."
 

@@ -18,7 +18,7 @@ from wire.errors import ErrorCode, TtsError
 
 log = logging.getLogger(__name__)
 
-REQUEST_ID = "tts_request_id"  # key of the request's own id on the aiohttp request
+REQUEST_ID = web.RequestKey("request_id", str)
 # A client's own id is kept when it can do no harm in a log line, a header or a worker; any other is replaced.
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

@@ -51,11 +51,15 @@ def openapi(version: str) -> dict[str, Any]:
             "/v1/audio/voices/{id}": {"delete": _delete()},
             "/": {"get": _page()},
             "/v1/live": {"get": _live()},
-            "/livez": {"get": _get("The event loop turns.")},
-            "/readyz": {"get": _get("A request sent now would be spoken.", statuses=(503,))},
+            "/livez": {"get": _free("The event loop turns.")},
+            "/readyz": {"get": _free("A request sent now would be spoken.", 503)},
             "/health": {"get": _get("Workers and queue.")},
         },
+        "security": [{"key": []}, {}],
         "components": {
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer", "description": "Needed where the gateway has keys."}
+            },
             "schemas": {
                 "SpeechRequest": _native(),
                 "OpenAISpeechRequest": _openai(),
@@ -83,7 +87,7 @@ def _get(
     if parameter is not None:
         operation["parameters"] = _parameters(parameter)
         statuses = (*statuses, 404)
-    operation["responses"] |= _errors(*statuses)
+    operation["responses"] |= _errors(*statuses, 401, 403)
     return operation
 
 
@@ -99,7 +103,7 @@ def _voices(text: str) -> dict[str, Any]:
     voices = {"type": "array", "items": {"$ref": "#/components/schemas/Voice"}}
     uploads = {"type": "boolean", "description": "whether voices can be uploaded here"}
     schema = {"type": "object", "required": ["voices"], "properties": {"voices": voices, "uploads": uploads}}
-    return {"summary": text, "responses": {"200": _answer(text, {_JSON: {"schema": schema}})}}
+    return {"summary": text, "responses": {"200": _answer(text, {_JSON: {"schema": schema}})} | _errors(401, 403)}
 
 
 def _upload() -> dict[str, Any]:
@@ -125,7 +129,7 @@ def _upload() -> dict[str, Any]:
             "200": _answer("The same clip has this name already.", _schema("Voice")),
             "201": _answer("The new voice.", _schema("Voice")),
         }
-        | _errors(400, 403, 409, 413, 415, 422, 500, 503, 507),
+        | _errors(400, 401, 403, 408, 409, 413, 415, 422, 500, 503, 507),
     }
 
 
@@ -135,7 +139,8 @@ def _rename() -> dict[str, Any]:
         "summary": "Give an uploaded voice another name; its id stays.",
         "parameters": _parameters("id"),
         "requestBody": {"required": True, "content": {_JSON: {"schema": body}}},
-        "responses": {"200": _answer("The voice.", _schema("Voice"))} | _errors(400, 404, 409, 413, 415, 422, 507),
+        "responses": {"200": _answer("The voice.", _schema("Voice"))}
+        | _errors(400, 401, 403, 404, 408, 409, 413, 415, 422, 507),
     }
 
 
@@ -143,7 +148,7 @@ def _delete() -> dict[str, Any]:
     return {
         "summary": "Forget an uploaded voice. What is being spoken with it goes on.",
         "parameters": _parameters("id"),
-        "responses": {"200": _answer("It is gone.")} | _errors(404, 409),
+        "responses": {"200": _answer("It is gone.")} | _errors(401, 403, 404, 409),
     }
 
 
@@ -152,19 +157,27 @@ def _audio() -> dict[str, Any]:
     return {
         "summary": "The clip of an uploaded voice, as it is used: 24 kHz, mono.",
         "parameters": _parameters("id"),
-        "responses": {"200": _answer("The clip.", wav), "206": _answer("A part of it.", wav)} | _errors(404),
+        "responses": {"200": _answer("The clip.", wav), "206": _answer("A part of it.", wav)} | _errors(401, 403, 404),
     }
 
 
 def _page() -> dict[str, Any]:
     html = {"text/html": {"schema": {"type": "string"}}}
-    return {"summary": "The live page, for browsers.", "responses": {"200": _answer("The page.", html)}}
+    return {"summary": "The live page, for browsers.", "security": [], "responses": {"200": _answer("The page.", html)}}
 
 
 def _live() -> dict[str, Any]:
     stream = {"text/event-stream": {"schema": {"type": "string"}}}
     answer = _answer("Once a second: workers, line, and what runs where. No text, no address.", stream)
-    return {"summary": "The service as it is, for the live page.", "responses": {"200": answer} | _errors(503)}
+    return {
+        "summary": "The service as it is, for the live page.",
+        "responses": {"200": answer} | _errors(401, 403, 503),
+    }
+
+
+def _free(text: str, *statuses: int) -> dict[str, Any]:
+    """What is answered without a key, always."""
+    return {"summary": text, "security": [], "responses": {"200": _answer(text)} | _errors(*statuses)}
 
 
 def _speak(text: str, schema: str) -> dict[str, Any]:

@@ -16,8 +16,9 @@ import pytest
 import pytest_asyncio
 
 from deploy.up import read_options
+from gateway import keys_command
 from gateway.config import Config as GatewayConfig
-from gateway.config import add_options, read_config
+from gateway.config import ConfigError, add_options, read_config
 from gateway.encoder import AudioFormat
 from gateway.queue import Priority
 from tests.clips import in_format, tone
@@ -132,6 +133,7 @@ OTHER_VALUES = {
     "--listen": "127.0.0.1:9001",
     "--internal-listen": "127.0.0.1:9002",
     "--data-directory": "/srv/tts",
+    "--keys-file": "/etc/keys.json",
     "--queue-order": "fcfs",
     "--gateways": "127.0.0.1:9003",
     "--index": "3",
@@ -195,6 +197,16 @@ async def test_a_token_is_needed_off_loopback_as_the_table_says(tmp_path: Path):
         _, complaint = await ran.communicate()
         assert ran.returncode == 2
         assert b"TTS_WORKER_TOKEN" in complaint
+
+
+async def test_keys_are_needed_off_loopback_and_made_with_the_command_it_names(tmp_path: Path):
+    assert "| `--keys-file` | `TTS_GATEWAY_KEYS_FILE` | none; needed off loopback |" in section("Options")
+    with pytest.raises(ConfigError, match="there are no keys"):
+        configured("tts-gateway", ["--listen", "0.0.0.0:0"], {})
+    file = tmp_path / "keys.json"
+    named = re.search(r"`tts-gateway (keys add [^`]+)`", section("Options"))[1]
+    assert keys_command.run(named.replace("NAME", "ann").replace("FILE", str(file)).split()[1:]) == 0
+    assert configured("tts-gateway", ["--listen", "0.0.0.0:0", "--keys-file", str(file)], {}).keys_file == file
 
 
 async def test_the_options_of_make_up_are_options():

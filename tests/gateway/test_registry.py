@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import json
 import socket as py_socket
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from aiohttp import web
 
 from gateway.api.errors import errors_as_envelopes
 from gateway.pool import Pool
-from gateway.registry import Registry
+from gateway.registry import DIALS_AT_ONCE, MAX_MODELS, MAX_STRANGERS, MESSAGES_AT_ONCE, Registry
 from gateway.replica import Health
 from tests.e2e.cluster import until
 from tests.gateway.builders import TONE, Heard, pool
@@ -58,10 +59,10 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def site(token: str = "") -> AsyncIterator[Site]:
+async def site(token: str = "", clock: Callable[[], float] = time.monotonic) -> AsyncIterator[Site]:
     heard = Heard()
     made = pool(heard=heard)
-    registry = Registry(made, token=token, gateway_id="g1")
+    registry = Registry(made, token=token, gateway_id="g1", clock=clock)
     app = web.Application(middlewares=[errors_as_envelopes])
     registry.add_to(app)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
@@ -313,3 +314,93 @@ async def test_whoever_is_silent_is_not_waited_for():
         assert "No hello came within 5 s" in await refusal(mute)
         assert it.heard.losses == ["w0"]
         assert it.pool.replicas == ()
+
+
+async def test_a_worker_that_restarts_before_its_loss_is_noticed_is_another_one():
+    """The old link is open, its process dead (a power cut): the new epoch waits until the old one is lost."""
+    async with site() as it:
+        old = await it.join()
+        again = await it.dial()
+        await again.send_str(changed(epoch="epoch-2"))
+        assert "(epoch epoch-1)" in await refusal(again)
+        [before] = it.pool.replicas
+        await old.close()
+        await it.wait_lost("w0")
+        await it.join(link.Hello("w0", "epoch-2", 8100, 4, "cpu", (TONE,), link.WorkerState.READY))
+        [after] = it.pool.replicas
+        assert after is not before
+        assert before.health is Health.GONE
+        assert (before.key, after.key) == (("w0", "epoch-1"), ("w0", "epoch-2"))
+
+
+@pytest.mark.parametrize("port", [1, 22, 80, 443, 1023])
+async def test_a_port_where_other_services_listen_is_refused(port: int):
+    async with site() as it:
+        socket = await it.dial()
+        await socket.send_str(changed(port=port))
+        assert f"Data port {port} is below 1024" in await refusal(socket)
+
+
+async def test_whoever_dials_without_end_is_told_to_wait():
+    now = [100.0]
+    async with site(token="s3cret", clock=lambda: now[0]) as it:
+
+        async def dial() -> tuple[int, str]:
+            async with it.session.get(it.url + link.LINK_PATH) as response:
+                return response.status, response.headers.get("Retry-After", "")
+
+        # A wrong token costs a dial too: nobody tries many of them.
+        assert {await dial() for _ in range(DIALS_AT_ONCE)} == {(401, "")}
+        assert {await dial() for _ in range(20)} == {(429, "1")}
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="429"):
+            await it.dial("s3cret")
+        now[0] += 1.0
+        await it.dial("s3cret")
+
+
+async def test_links_that_say_no_hello_are_held_to_a_number():
+    async with site() as it:
+        for _ in range(MAX_STRANGERS):
+            await it.dial()
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="429"):
+            await it.dial()
+        # One that leaves makes room for one that means it.
+        await it.sockets[0].close()
+
+        async def welcome() -> bool:
+            with contextlib.suppress(aiohttp.WSServerHandshakeError):
+                await it.join()
+                return True
+            return False
+
+        await until(welcome, "room for a worker")
+
+
+async def test_a_flood_of_reports_closes_the_link():
+    async with site(clock=lambda: 100.0) as it:
+        socket = await it.join()
+        with contextlib.suppress(ConnectionError):
+            for _ in range(MESSAGES_AT_ONCE + 1):
+                await socket.send_str(link.encode(STATUS))
+        await it.wait_lost("w0")
+
+
+async def test_models_without_number_are_not_remembered():
+    async with site() as it:
+
+        def hello(worker: str, batch: int) -> str:
+            models = [json.loads(changed())["models"][0] | {"id": f"m{batch}-{n}"} for n in range(16)]
+            return changed(worker=worker, models=models)
+
+        for batch in range(MAX_MODELS // 16):
+            socket = await it.dial()
+            await socket.send_str(hello(f"w{batch}", batch))
+            assert isinstance(link.parse(await socket.receive_str()), link.Welcome)
+        late = await it.dial()
+        await late.send_str(hello("late", 999))
+        assert "models have been announced" in await refusal(late)
+        # Nor by a report of one that is in already.
+        [model] = [json.loads(changed())["models"][0] | {"id": "one-more"}]
+        await socket.send_str(json.dumps(json.loads(link.encode(STATUS)) | {"models": [model]}))
+        await it.wait_lost(f"w{MAX_MODELS // 16 - 1}")
+        assert len(it.pool.known.models) == MAX_MODELS

@@ -179,7 +179,6 @@ def test_a_message_without_a_required_field_is_refused(body: dict[str, Any], nam
         (HELLO, {"epoch": "e" * 65}),
         (HELLO, {"epoch": "e\r\nX-Evil: 1"}),
         (HELLO, {"device": ""}),
-        (HELLO, {"device": "d" * 129}),
         (HELLO, {"device": "cuda:0\x1b[31m"}),
         (HELLO, {"split": ["cuda:0", "x" * 129]}),
         (HELLO, {"models": [MODEL | {"voices": ["../etc/passwd"]}]}),

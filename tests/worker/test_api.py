@@ -147,6 +147,16 @@ async def test_the_fleets_token_is_asked_for_where_there_is_one() -> None:
         assert (await client.speak(segment(), {"Authorization": "Bearer s3cret"})).status == 200
 
 
+async def test_a_call_that_is_meant_for_the_process_before_is_not_answered() -> None:
+    async with running(config()) as (_, client):
+        epoch = (await client.health())["epoch"]
+        answer = await client.speak(segment(), {"X-TTS-Epoch": "of-yesterday"})
+        assert (answer.status, answer.error and answer.error["code"]) == (503, "wrong_worker")
+        assert "another process had this port" in (answer.error or {})["message"]
+        assert (await client.speak(segment(), {"X-TTS-Epoch": epoch})).status == 200
+        assert (await client.speak(segment())).status == 200
+
+
 async def test_a_worker_that_still_loads_is_alive_and_not_ready() -> None:
     async with running(config()) as (worker, client):
         # The unload and the load go through the same code as those that a gateway orders.
