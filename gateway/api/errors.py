@@ -22,6 +22,8 @@ REQUEST_ID = web.RequestKey("request_id", str)
 # A client's own id is kept when it can do no harm in a log line, a header or a worker; any other is replaced.
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
+BODY_SECONDS = 30.0
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -70,7 +72,7 @@ def _translated(request: web.Request, error: web.HTTPException) -> TtsError:
             return TtsError(ErrorCode.INVALID_BODY, error.reason)
 
 
-async def read_json(request: web.Request, timeout_seconds: float) -> Mapping[str, Any]:
+async def read_json(request: web.Request, timeout_seconds: float = BODY_SECONDS) -> Mapping[str, Any]:
     """Return the body as a JSON object; it must be there within the time.
 
     Raises:
