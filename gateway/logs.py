@@ -7,6 +7,8 @@ import logging
 import sys
 from collections.abc import Mapping
 
+from aiohttp.http import HttpProcessingError
+
 
 def set_up_logging(level: str) -> None:
     """Log to standard error, where systemd and a terminal both look."""
@@ -15,6 +17,13 @@ def set_up_logging(level: str) -> None:
     )
     # One line a request is ours; aiohttp's own access log would be a second.
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    # What is no HTTP gets its 400. Without this, whoever can connect writes forty lines to the log with each such byte.
+    for name in ("gateway", "aiohttp.server"):
+        logging.getLogger(name).addFilter(_is_no_parse_error)
+
+
+def _is_no_parse_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def pairs(fields: Mapping[str, object]) -> str:

@@ -21,7 +21,7 @@ class Raw:
     @property
     def statuses(self) -> list[int]:
         """The status of each answer on the connection, in order."""
-        return [int(status) for status in re.findall(rb"(?:^|\n)HTTP/1\.[01] (\d{3})", self.data)]
+        return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", self.data)]
 
 
 async def exchange(port: int, data: bytes, *, quiet_seconds: float = 0.3, host: str = "127.0.0.1") -> Raw:
