@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http import HttpProcessingError
 
 from gateway.api.errors import read_json
 from gateway.speech import SpeechService
@@ -116,7 +117,7 @@ class VoiceRoutes:
                 ErrorCode.INVALID_BODY, f"The upload did not come within {_UPLOAD_SECONDS:g} s.", param=UPLOAD_FIELD
             ) from None
         # aiohttp's reader meets bodies that are no multipart with any of these.
-        except (ValueError, AssertionError, RuntimeError, LookupError) as error:
+        except (ValueError, AssertionError, RuntimeError, LookupError, HttpProcessingError) as error:
             raise TtsError(ErrorCode.INVALID_BODY, f"The body is not multipart/form-data: {str(error)[:200]}") from None
         if name is None:
             _refuse("name", "is missing: how the voice is to be called")
