@@ -30,7 +30,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 # Options for the command behind a target: make up ARGS="--workers 4", make bench ARGS="load --rate 3".
 ARGS ?=
 
-.PHONY: help up test soak check tools lock bench dashboards clean
+.PHONY: help up test soak check tools lock bench dashboards pictures clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1#\2/p' Makefile | column -t -s '#'
@@ -77,6 +77,9 @@ bench: $(VENV)/.test $(VENV)/.package  ## run tts-bench with ARGS
 
 dashboards: $(VENV)/.test $(VENV)/.package  ## write deploy/grafana/dashboards anew from the Python beside them
 	@exec $(BIN)/python -m deploy.grafana
+
+pictures: $(VENV)/.test $(VENV)/.package tools  ## draw docs/*.png of the dashboards from a fleet in trouble; needs npm and Chromium
+	@exec $(BIN)/python -m tests.e2e.pictures .run/pictures
 
 clean:  ## remove what the other targets made, .venv included
 	@rm -rf $(VENV) .run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist

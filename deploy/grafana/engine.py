@@ -51,6 +51,11 @@ def _quantile(quantile: float, metric: str) -> str:
     return f"histogram_quantile({quantile}, {_rate(f'{metric}_bucket', 'worker, le')})"
 
 
+def _all_workers(quantile: float) -> str:
+    buckets = "sum by (le) (rate(tts_segment_prediction_ratio_bucket[$__rate_interval]))"
+    return f"histogram_quantile({quantile}, {buckets})"
+
+
 def _mean(metric: str) -> str:
     return f"{_rate(f'{metric}_sum', 'worker')} / ({_rate(f'{metric}_count', 'worker')} > 0)"
 
@@ -80,7 +85,10 @@ def _gpu() -> Iterator[timeseries.Panel]:
     )
     yield graph(
         "Memory by whom",
-        [(f"{name} {{{{kind}}}}", f'tts_worker_gpu_memory_bytes{{{_HERE}, kind=~"own|other_processes"}}')],
+        [
+            (name, f'tts_worker_gpu_memory_bytes{{{_HERE}, kind="own"}}'),
+            ("others on GPU {{gpu}}", f'tts_worker_gpu_memory_bytes{{{_HERE}, kind="other_processes"}}'),
+        ],
         "The worker itself, and others on the same GPU.",
         unit="bytes",
     )
@@ -130,13 +138,13 @@ def _errors() -> timeseries.Panel:
     return graph(
         "Errors of the hardware, in 10 minutes",
         [
-            ("{{worker}} GPU {{gpu}} Xid", f"increase(tts_worker_gpu_xid_errors_total{{{_HERE}}}[10m])"),
+            ("{{worker}} Xid", f"sum by (worker) (increase(tts_worker_gpu_xid_errors_total{{{_HERE}}}[10m]))"),
             (
-                "{{worker}} GPU {{gpu}} ECC {{kind}}",
-                f"increase(tts_worker_gpu_ecc_errors_total{{{_HERE}}}[10m])",
+                "{{worker}} ECC",
+                f'sum by (worker) (increase(tts_worker_gpu_ecc_errors_total{{{_HERE}, kind="uncorrected"}}[10m]))',
             ),
         ],
-        "Xid: the driver's reports of trouble. ECC: memory errors, where the GPU counts them.",
+        "Xid: the driver's reports of trouble. ECC: memory errors that could not be corrected.",
     )
 
 
@@ -216,15 +224,9 @@ def _segments() -> Iterator[timeseries.Panel]:
         limit=1,
     )
     yield graph(
-        "Predicted, of what it took",
-        [
-            (
-                "{{worker}}",
-                f"""{_rate("tts_segment_duration_predicted_seconds_sum", "worker")}
-                / ({_rate("tts_segment_duration_seconds_sum", "worker")} > 0)""",
-            ),
-        ],
-        "How well the gateway knows its workers: 1 is exact, below 1 it expected too little.",
+        "Took, of what was predicted",
+        [(name, _all_workers(share)) for name, share in (("half", 0.5), ("9 of 10", 0.9))],
+        "How well the gateway knows its workers: 1 is exact; above 1 segments took longer than it expected.",
     )
     yield graph(
         "Segments by how they ended",

@@ -171,6 +171,7 @@ def _workers() -> table.Panel:
         ],
         "One line a worker. A coloured cell is the reason to look at it.",
         width=17,
+        height=8,
     )
 
 
@@ -182,7 +183,7 @@ def _alerts() -> table.Panel:
         "What fires or is about to. docs/operations.md has a paragraph on each.",
         hidden=("Value",),
         width=7,
-        empty="none",
+        height=8,
     )
 
 

@@ -104,7 +104,7 @@ def graph(
 ) -> timeseries.Panel:
     """Lines over time. `limit` draws a red line, `top` fixes the end of the axis; `dashed` names the lines that are
     bounds and not figures; `colours` holds those that mean something, by legend."""
-    panel = timeseries.Panel().line_width(1).fill_opacity(30 if stacked else 8).min(0)
+    panel = timeseries.Panel().line_width(1).fill_opacity(30 if stacked else 0).min(0)
     panel = panel.show_points(common_model.VisibilityMode.NEVER)
     panel = panel.legend(
         common.VizLegendOptions()
@@ -125,9 +125,7 @@ def graph(
         panel = panel.max(top)
     for name in dashed:
         dash = {"dash": [6, 6], "fill": "dash"}
-        panel = panel.override_by_name(
-            name, [_property("custom.lineStyle", dash), _property("custom.fillOpacity", 0), _colour(GREY)]
-        )
+        panel = panel.override_by_name(name, [_property("custom.lineStyle", dash), _colour(GREY)])
     for name, colour in (colours or {}).items():
         panel = panel.override_by_name(name, [_colour(colour)])
     panel = _framed(panel, title, description, width, height).unit(unit)

@@ -49,6 +49,13 @@ def test_the_fleet_is_seen_without_scrolling():
     assert lowest * 38 <= 1080 - 100
 
 
+def test_every_dashboard_has_its_picture():
+    page = (DIRECTORY.parents[2] / "docs" / "operations.md").read_text()
+    for path in PATHS:
+        assert f"({path.stem}.png)" in page
+        assert (DIRECTORY.parents[2] / "docs" / f"{path.stem}.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_every_state_of_a_worker_has_its_colour():
     assert {name for name, _ in fleet.STATES.values()} == set(WORKER_STATES)
 

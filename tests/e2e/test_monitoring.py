@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import re
 import signal
@@ -17,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from tests.deploy.test_prometheus import rules
+from tests.e2e.callers import call_for_ever
 from tests.e2e.cluster import Cluster, until
 from tests.e2e.monitoring import Monitoring, monitored
 from tests.e2e.panels import DASHBOARDS, load, unanswered
@@ -24,8 +24,6 @@ from tests.fakes.gpus import FakeGpus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
-SHORT = "A sentence of some length is spoken here."
-LONG = "A long text is spoken in pieces, by all workers at once, and heard in order. " * 12
 _BETWEEN_REQUESTS_SECONDS = 0.4  # an open loop, well below what the fleet can do on a busy machine
 
 
@@ -45,10 +43,13 @@ async def fleet(tmp_path_factory: pytest.TempPathFactory, gpus: FakeGpus) -> Asy
         made.environment = gpus.environment
         await made.start_gateway("--stall-timeout", "2")
         for index in range(2):
-            await made.start_worker("--tone-realtime-factor", "0.02", "--device", f"cuda:{index}", name=f"w{index}")
+            worker = await made.start_worker(
+                "--tone-realtime-factor", "0.02", "--device", f"cuda:{index}", name=f"w{index}"
+            )
+            gpus.set_gpu(index, processes=f"{worker.pid}:{8 << 30}")
         await made.start_worker("--tone-realtime-factor", "0.02", "--tone-fail-first-segments", "3", name="sick")
         await made.wait_ready(3)
-        load = asyncio.create_task(_speak_for_ever(made))
+        load = asyncio.create_task(call_for_ever(made, _BETWEEN_REQUESTS_SECONDS))
         yield made
         load.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -59,30 +60,6 @@ async def fleet(tmp_path_factory: pytest.TempPathFactory, gpus: FakeGpus) -> Asy
 async def monitoring(fleet: Cluster) -> AsyncIterator[Monitoring]:
     async with monitored(fleet) as made:
         yield made
-
-
-async def _speak_for_ever(fleet: Cluster) -> None:
-    """All that callers do: short and long texts at both doors, hang-ups, and requests that cannot be."""
-    async with asyncio.TaskGroup() as group:
-        for number in itertools.count():
-            match number % 10:
-                case 0:
-                    group.create_task(fleet.speak(LONG, format="mp3"))
-                case 1:
-                    group.create_task(_hang_up(fleet))
-                case 2:
-                    group.create_task(fleet.speak(SHORT, voice="nobody"))
-                case 3 | 4 | 5:
-                    body = {"model": "tone", "input": SHORT, "voice": "alto", "response_format": "opus"}
-                    group.create_task(fleet.post("/v1/audio/speech", body))
-                case _:
-                    group.create_task(fleet.speak(SHORT))
-            await asyncio.sleep(_BETWEEN_REQUESTS_SECONDS)
-
-
-async def _hang_up(fleet: Cluster) -> None:
-    async with fleet.streaming(LONG, format="pcm") as response:
-        await response.content.readexactly(100)
 
 
 async def test_workers_are_found_by_asking_the_gateway(fleet: Cluster, monitoring: Monitoring):
