@@ -80,8 +80,9 @@ class Registry:
             if not socket.prepared:
                 raise
             log.warning("worker at %s refused: %s", request.remote, error.message)
-            await socket.send_str(link.encode(link.Refused(str(error.code), error.message)))
-            await socket.close(code=aiohttp.WSCloseCode.POLICY_VIOLATION)
+            with contextlib.suppress(ConnectionError):  # whoever sent nonsense may be gone already
+                await socket.send_str(link.encode(link.Refused(str(error.code), error.message)))
+                await socket.close(code=aiohttp.WSCloseCode.POLICY_VIOLATION)
             return socket
         self._links[replica.id] = socket
         reason = "the link was closed"
