@@ -23,14 +23,14 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version $(OLDEST_PYTH
 
 # What the tests run besides Python, as command=Debian package.
 TEST_TOOLS := nginx=nginx cc=build-essential prometheus=prometheus prometheus-alertmanager=prometheus-alertmanager \
-	npm=npm chromium=chromium
+	npm=npm chromium=chromium openssl=openssl curl=curl unshare=util-linux ip=iproute2 systemd-analyze=systemd
 # Debian puts servers where a plain user's path does not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 # Options for the command behind a target: make up ARGS="--workers 4", make bench ARGS="load --rate 3".
 ARGS ?=
 
-.PHONY: help up test soak check tools lock bench dashboards pictures clean
+.PHONY: help up test soak check tools lock options wheel bench dashboards pictures clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1#\2/p' Makefile | column -t -s '#'
@@ -71,6 +71,12 @@ lock: $(VENV)/.test  ## write requirements/*.txt anew from pyproject.toml; ARGS=
 	@echo "locking requirements/base.txt and requirements/test.txt ..."
 	@$(LOCK) $(ARGS) pyproject.toml requirements/build.in -o requirements/base.txt
 	@$(LOCK) $(ARGS) pyproject.toml requirements/build.in --extra test -c requirements/base.txt -o requirements/test.txt
+
+options: $(VENV)/.test $(VENV)/.package  ## write the environment files and option tables anew from the parsers
+	@exec $(BIN)/python -m deploy.options
+
+wheel: $(VENV)/.base $(VENV)/.package  ## build what docs/operations.md installs, into dist/
+	@exec $(BIN)/python -m hatchling build --target wheel
 
 bench: $(VENV)/.test $(VENV)/.package  ## run tts-bench with ARGS
 	@exec $(BIN)/tts-bench $(ARGS)

@@ -110,14 +110,16 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _list_gpus() -> str:
+def list_gpus() -> str:
+    """Return what `nvidia-smi -L` says; nothing where there is none."""
     try:
         return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
 
 
-def _has_chatterbox() -> bool:
+def has_chatterbox() -> bool:
+    """Chatterbox and the code that runs it are installed."""
     return all(importlib.util.find_spec(name) for name in ("chatterbox", "worker.models.chatterbox"))
 
 
@@ -145,8 +147,8 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     options = read_options()
-    gpus = visible_gpus(_list_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    workers = choose_workers(gpus, _has_chatterbox(), options.model, options.workers)
+    gpus = visible_gpus(list_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    workers = choose_workers(gpus, has_chatterbox(), options.model, options.workers)
     fleet = programs(options, workers, secrets.token_urlsafe(32))
     for program in fleet[:2]:
         if shutil.which(program.command[0]) is None:

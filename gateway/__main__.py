@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import logging
 import signal
 import sys
 
+from deploy import units
 from gateway import commands, keys_command
 from gateway.app import Gateway
 from gateway.config import Config, ConfigError, add_options, read_config
 from gateway.keys import KeysError
 from gateway.logs import set_up_logging
 from gateway.voices.directory import DirectoryInUse
+from host.systemd import Systemd, listeners
 
 log = logging.getLogger("gateway")
 
@@ -25,11 +28,13 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(commands.run(arguments))
     if arguments and arguments[0] == keys_command.NAME:
         sys.exit(keys_command.run(arguments[1:]))
+    if arguments and arguments[0] in units.NAMES:
+        sys.exit(units.run(arguments))
     parser = argparse.ArgumentParser(
         prog="tts-gateway",
         description="One text-to-speech service out of many workers.",
         epilog=f"Commands for a gateway that runs: {', '.join(commands.NAMES)}; for its API keys: {keys_command.NAME}; "
-        "see tts-gateway COMMAND --help.",
+        f"for this machine: {', '.join(units.NAMES)}. See tts-gateway COMMAND --help.",
     )
     add_options(parser)
     try:
@@ -37,6 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     except ConfigError as error:
         parser.error(str(error))
     set_up_logging(config.log_level)
+    # systemd ends a gateway that hangs by SIGABRT: its log then tells in which line.
+    faulthandler.enable()
     try:
         if config.uvloop:
             import uvloop
@@ -62,7 +69,7 @@ async def _serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    gateway = Gateway(config)
+    gateway = Gateway(config, Systemd(), listeners())
     loop.add_signal_handler(signal.SIGHUP, gateway.reload_keys)
     async with gateway.running():
         log.info("listening public=%s internal=%s", gateway.addresses["public"], gateway.addresses["internal"])

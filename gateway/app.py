@@ -9,8 +9,9 @@ import logging
 import os
 import random
 import secrets
+import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import aiohttp
@@ -40,13 +41,18 @@ from gateway.quota import Quotas
 from gateway.registry import Registry
 from gateway.speech import SpeechOptions, SpeechService
 from gateway.voices.store import VoiceStore
-from wire.errors import ErrorCode, TtsError
+from host.systemd import Systemd
 
 log = logging.getLogger("gateway")
 
 # A text of the longest kind in \u escapes, and room to spare.
 MAX_BODY_BYTES = 4 << 20
+_BACKLOG = 1024  # connections that the kernel keeps while the loop is busy, or while systemd restarts the gateway
 _LAG_INTERVAL_SECONDS = 0.25
+# At a stop, connections that were kept alive may bring one more request for so long, or until half of the drain
+# timeout is over while something runs.
+_LINGER_SECONDS = 1.0
+_STOP_MARGIN_SECONDS = 10.0  # what a stop may take besides the drain
 
 
 class Gateway:
@@ -56,8 +62,16 @@ class Gateway:
         KeysError: the keys file cannot be read.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self,
+        config: Config,
+        systemd: Systemd | None = None,
+        listeners: Mapping[str, Sequence[socket.socket]] | None = None,
+    ) -> None:
+        """`listeners` are sockets that listen already, `public` or `internal`, and go before the addresses."""
         self.config = config
+        self._systemd = systemd or Systemd({})
+        self._listeners = listeners or {}
         self.metrics = Metrics()
         self.version = importlib.metadata.version("chatterbox-gateway")
         self.live = Live(self.version)
@@ -105,8 +119,9 @@ class Gateway:
             public, internal = self._applications(session, executor)
             internal_runner = await self._listen(stack, internal, "internal", self.config.internal_listen)
             public_runner = await self._listen(stack, public, "public", self.config.listen)
-            for watch in (self._watch_event_loop, self._tick):
+            for watch in (self._watch_event_loop, self._tick, self._keep_systemd_told):
                 stack.callback(asyncio.create_task(watch(), name=watch.__name__).cancel)
+            self._systemd.ready()
             try:
                 yield self
             finally:
@@ -120,21 +135,34 @@ class Gateway:
             log.error("keys not reloaded, the old ones count: %s", error)
 
     async def _drain(self, public: web.AppRunner, internal: web.AppRunner) -> None:
+        self._systemd.stopping(self.config.drain_timeout + _STOP_MARGIN_SECONDS)
         # Not ready: a balancer in front sends its next request elsewhere.
         self._stopping = True
         # Stop accepting. Connections that are open stay, so that what is being spoken is heard to its end.
         for site in list(public.sites):
             await site.stop()
         self.live.close()
+        # A client with a connection that was kept alive cannot know that. What it sends now is still spoken, and the
+        # answer tells it to open another connection. Then those are closed on which nothing runs.
+        assert public.server is not None
+        began, patience = time.monotonic(), self.config.drain_timeout
+        while public.server.connections and (waited := time.monotonic() - began) < patience / 2:
+            if not self._requests and waited > _LINGER_SECONDS:
+                break
+            await asyncio.sleep(0.02)
+        public.server.pre_shutdown()
         # Drain: running requests end by themselves. The links stay up meanwhile, and failover with them.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.config.drain_timeout):
+            async with asyncio.timeout(max(0.0, patience - (time.monotonic() - began))):
                 await self._idle.wait()
         if self._requests:
             log.warning("stopping with %d requests unfinished after %g s", self._requests, self.config.drain_timeout)
         # What is left is cut off: its connections close without the last chunk, its slots come back.
         await public.cleanup()
-        # Workers learn that this gateway is gone and look for its next start.
+        # Workers learn that this gateway is gone and look for its next start; not here, where they would find the door
+        # open for another moment.
+        for site in list(internal.sites):
+            await site.stop()
         await self.registry.close()
         await internal.cleanup()
 
@@ -188,6 +216,7 @@ class Gateway:
             health,
         ):
             routes.add_to(public)
+        public.on_response_prepare.append(self._close_when_stopping)
         internal = web.Application(
             middlewares=[errors_as_envelopes, self.access.internal], client_max_size=MAX_BODY_BYTES, logger=log
         )
@@ -215,7 +244,11 @@ class Gateway:
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, address.host, address.port, backlog=1024).start()
+        sites: list[web.BaseSite] = [
+            web.SockSite(runner, listener, backlog=_BACKLOG) for listener in self._listeners.get(name, ())
+        ]
+        for site in sites or [web.TCPSite(runner, address.host, address.port, backlog=_BACKLOG)]:
+            await site.start()
         host, port = runner.addresses[0][:2]
         self.addresses[name] = Address(host, port)
         return runner
@@ -224,11 +257,6 @@ class Gateway:
     async def _count_requests(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        if self._stopping and request.method == "POST":
-            # A connection that was kept alive may still bring requests; nothing new is begun.
-            raise TtsError(
-                ErrorCode.SHUTTING_DOWN, "The gateway is stopping. Send the request again.", retry_after_seconds=1.0
-            )
         self._requests += 1
         self._idle.clear()
         try:
@@ -242,6 +270,23 @@ class Gateway:
         while True:
             await asyncio.sleep(1.0)
             self.live.tick()
+
+    async def _close_when_stopping(self, request: web.Request, response: web.StreamResponse) -> None:
+        if self._stopping:
+            response.headers["Connection"] = "close"
+            response.force_close()
+
+    async def _keep_systemd_told(self) -> None:
+        """Beat as long as the event loop turns, and say in words how the service is."""
+        while True:
+            replicas = self.pool.replicas
+            ready = sum(replica.limit > 0 for replica in replicas)
+            self._systemd.status(
+                f"{'stopping' if self._stopping else 'serving' if ready else 'no worker is ready'}: "
+                f"{ready} of {len(replicas)} linked workers ready, {self._requests} requests open"
+            )
+            self._systemd.beat()
+            await asyncio.sleep(self._systemd.beat_seconds)
 
     async def _watch_event_loop(self) -> None:
         while True:

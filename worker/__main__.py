@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from host.systemd import Systemd
 from worker.app import Worker, build_model
 from worker.config import Config, ConfigError
 from worker.logs import configure
@@ -23,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tts-worker: {error}", file=sys.stderr)
         return 2
     configure(config.log_level)
+    # systemd ends a worker that hangs by SIGABRT: its log then tells in which line of which thread.
+    faulthandler.enable()
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             return runner.run(_run(config))
@@ -32,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _run(config: Config) -> int:
-    worker = Worker(config, build_model(config))
+    worker = Worker(config, build_model(config), Systemd())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.request_stop)

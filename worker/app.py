@@ -15,12 +15,14 @@ from typing import Any
 
 from aiohttp import web
 
+from host.systemd import Systemd
 from wire.link import Command, Hello, Status, WorkerState
 from worker.api import Api, Slots
 from worker.config import Address, Config
 from worker.engine import Engine, EngineDied
 from worker.gpu.series import GpuSeries
 from worker.gpu.watch import GpuWatch
+from worker.heartbeat import Vitals, beat, in_words
 from worker.lifecycle import Event, IllegalTransition, Lifecycle
 from worker.link import Link
 from worker.metrics import Metrics
@@ -32,14 +34,16 @@ log = logging.getLogger("worker.app")
 _STOP_ENGINE_SECONDS = 2.0
 _STOP_LISTENER_SECONDS = 2.0
 _LAG_INTERVAL_SECONDS = 0.25
+_STOP_MARGIN_SECONDS = 10.0  # what a stop may take after the drain
 _DISTRIBUTIONS = ("chatterbox-gateway", "aiohttp", "numpy", "hibari-tts")
 
 
 class Worker:
     """One worker; two fit in one process. Call `start`, then `wait_stopped`; `request_stop` ends the wait."""
 
-    def __init__(self, config: Config, model: SpeechModel[Any]) -> None:
+    def __init__(self, config: Config, model: SpeechModel[Any], systemd: Systemd | None = None) -> None:
         self._config = config
+        self._systemd = systemd or Systemd({})
         self._epoch = uuid.uuid4().hex
         self._began = time.monotonic()
         self._versions = _versions()
@@ -105,6 +109,7 @@ class Worker:
         # Then the engine, which has nothing to do yet, and somebody who notices if it dies.
         self._engine.start()
         self._spawn(self._watch_engine())
+        self._spawn(beat(self._systemd, self._vitals))
         # The links before the model, so that the gateways see it loading.
         for link in self._links:
             self._spawn(link.run())
@@ -121,6 +126,7 @@ class Worker:
     async def wait_stopped(self) -> int:
         """Wait for `request_stop` or a failure and shut down in order; return the exit code, 1 after a failure."""
         await self._stop.wait()
+        self._systemd.stopping(self._config.drain_timeout_seconds + _STOP_MARGIN_SECONDS)
         # 1. Nothing new. The links stay up, and the gateways learn it now; a segment under way to us gets a 503.
         if self._lifecycle.state is WorkerState.READY:
             self._lifecycle.handle(Event.DRAIN, "stopping")
@@ -129,6 +135,7 @@ class Worker:
             await self._wait_drained()
         if self._lifecycle.state is not WorkerState.FAILED:  # it may have failed meanwhile
             self._lifecycle.handle(Event.STOP)
+        self._systemd.status(in_words(self._vitals()))
         # 3. Say farewell on the links, so that no gateway has to wait for a silence.
         await asyncio.gather(*(link.close() for link in self._links))
         for task in self._tasks:
@@ -164,6 +171,17 @@ class Worker:
     def _gateways(self) -> list[Address]:
         """The gateways, those that are linked first."""
         return [link.gateway for link in sorted(self._links, key=lambda link: not link.is_up)]
+
+    def _vitals(self) -> Vitals:
+        return Vitals(
+            about=f"{self._engine.info.id} on {self._config.device}, {self._slots.count} slots",
+            state=self._lifecycle.state,
+            reason=self._lifecycle.reason,
+            steps=self._engine.steps,
+            in_flight=self._engine.in_flight,
+            links_up=sum(link.is_up for link in self._links),
+            links=len(self._links),
+        )
 
     def _link(self, index: int) -> Link:
         return Link(
