@@ -17,7 +17,7 @@ import aiohttp
 
 from worker.models.tone import decode
 
-TEXT = "Call number {n}, from beginning to end."
+TEXT = "Call {n}."
 
 
 async def main() -> None:
