@@ -48,7 +48,7 @@ def internal_scopes_for(route: str) -> frozenset[Scope] | None:
     """The same for the internal listener. Workers show their own token, which their routes check."""
     if route in ("/livez", "/readyz") or route.startswith("/internal/"):
         return None
-    if route == "/metrics":
+    if route in ("/metrics", "/admin/prometheus-targets"):
         return frozenset({Scope.METRICS, Scope.ADMIN})
     return frozenset({Scope.ADMIN})
 

@@ -48,6 +48,7 @@ def test_each_public_route_needs_its_scope(method: str, route: str, scopes: set[
 
 def test_each_internal_route_needs_its_scope():
     assert internal_scopes_for("/metrics") == METRICS | ADMIN
+    assert internal_scopes_for("/admin/prometheus-targets") == METRICS | ADMIN  # Prometheus reads both
     assert internal_scopes_for("/admin/workers") == ADMIN
     assert internal_scopes_for("/admin/workers/{id}/{command}") == ADMIN
     assert internal_scopes_for("/health") == ADMIN
