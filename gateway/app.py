@@ -51,7 +51,7 @@ _BACKLOG = 1024  # connections that the kernel keeps while the loop is busy, or 
 _LAG_INTERVAL_SECONDS = 0.25
 # At a stop, connections that were kept alive may bring one more request for so long, or until half of the drain
 # timeout is over while something runs.
-_LINGER_SECONDS = 1.0
+_LINGER_SECONDS = 3.0
 _STOP_MARGIN_SECONDS = 10.0  # what a stop may take besides the drain
 
 
