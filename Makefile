@@ -10,6 +10,9 @@ MAKEFLAGS += --no-print-directory --warn-undefined-variables
 
 VENV := .venv
 BIN := $(VENV)/bin
+# The models on torch have an environment of their own: it is large, and holds an older numpy.
+CHATTERBOX_VENV := .venv-chatterbox
+CHATTERBOX_BIN := $(CHATTERBOX_VENV)/bin
 OLDEST_PYTHON := 3.11
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < tuple(map(int, "$(OLDEST_PYTHON)".split("."))))
 # The first that runs and is new enough: a version manager's shim may be on the path and still not run.
@@ -29,17 +32,29 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 # Options for the command behind a target: make up ARGS="--workers 4", make bench ARGS="load --rate 3".
 ARGS ?=
+CHATTERBOX_ARGS ?=
 
-.PHONY: help up test soak check tools lock options wheel bench dashboards pictures clean
+CHATTERBOX_PIP := $(CHATTERBOX_BIN)/python -m pip -qq --disable-pip-version-check --no-input
+# Upstream's packages warn at import. Two threads of OpenMP on a busy machine spin: ten times slower than one.
+CHATTERBOX_PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(CHATTERBOX_BIN)/python -W ignore -m pytest -W ignore -q
+
+.PHONY: help up test test-chatterbox full-parity soak check tools lock options wheel bench dashboards pictures clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1#\2/p' Makefile | column -t -s '#'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1#\2/p' Makefile | column -t -s '#'
 
 up: $(VENV)/.base $(VENV)/.package  ## start a gateway and its workers on this machine; Ctrl-C stops them
 	@exec $(BIN)/python -m deploy.up $(ARGS)
 
 test: check tools  ## check, then run all tests
-	@exec $(BIN)/python -m pytest -q --durations=10 $(ARGS)
+	@$(BIN)/python -m pytest -q --durations=10 $(ARGS)
+	@$(MAKE) test-chatterbox
+
+test-chatterbox: $(CHATTERBOX_VENV)/.ready $(CHATTERBOX_VENV)/.package  ## the tests of the models on torch alone
+	@$(CHATTERBOX_PYTEST) --durations=10 tests/chatterbox $(CHATTERBOX_ARGS)
+
+full-parity: $(CHATTERBOX_VENV)/.ready $(CHATTERBOX_VENV)/.package  ## compare with upstream at the published size; 10 minutes
+	@$(CHATTERBOX_PYTEST) -s tests/chatterbox/full_parity.py $(CHATTERBOX_ARGS)
 
 soak: $(VENV)/.test $(VENV)/.package  ## the long proofs in full: chaos, hang-ups, overload, a million requests
 	@exec $(BIN)/python -m pytest -q -s --soak tests/soak $(ARGS)
@@ -71,6 +86,11 @@ lock: $(VENV)/.test  ## write requirements/*.txt anew from pyproject.toml; ARGS=
 	@echo "locking requirements/base.txt and requirements/test.txt ..."
 	@$(LOCK) $(ARGS) pyproject.toml requirements/build.in -o requirements/base.txt
 	@$(LOCK) $(ARGS) pyproject.toml requirements/build.in --extra test -c requirements/base.txt -o requirements/test.txt
+	@echo "locking requirements/chatterbox.txt and requirements/chatterbox-test.txt ..."
+	@$(LOCK) $(ARGS) pyproject.toml requirements/build.in --extra chatterbox \
+		--overrides requirements/chatterbox-overrides.txt -o requirements/chatterbox.txt
+	@$(LOCK) $(ARGS) pyproject.toml requirements/build.in --extra chatterbox --extra test -c requirements/chatterbox.txt \
+		--overrides requirements/chatterbox-overrides.txt --overrides requirements/chatterbox-cpu-overrides.txt -o requirements/chatterbox-test.txt
 
 options: $(VENV)/.test $(VENV)/.package  ## write the environment files and option tables anew from the parsers
 	@exec $(BIN)/python -m deploy.options
@@ -88,7 +108,7 @@ pictures: $(VENV)/.test $(VENV)/.package tools  ## draw docs/*.png of the dashbo
 	@exec $(BIN)/python -m tests.e2e.pictures .run/pictures
 
 clean:  ## remove what the other targets made, .venv included
-	@rm -rf $(VENV) .run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
+	@rm -rf $(VENV) $(CHATTERBOX_VENV) .run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -114,6 +134,28 @@ $(VENV)/.base: requirements/base.txt | $(BIN)/python
 $(VENV)/.test: requirements/test.txt | $(BIN)/python
 	@echo "installing requirements/test.txt ..."
 	@$(PIP) install --require-hashes -r $<
+	@touch $@
+
+$(CHATTERBOX_BIN)/python: | $(BIN)/python
+	@echo "making $(CHATTERBOX_VENV) ..."
+	@$(BIN)/python -m venv --clear $(CHATTERBOX_VENV)
+
+# With the CPU build of torch where pip is set up with a place that has it, else with the one for CUDA: 3 GB more.
+# Beside the former torchaudio's compiled parts look for CUDA's libraries; without them it is plain Python, and works.
+$(CHATTERBOX_VENV)/.ready: requirements/chatterbox-test.txt requirements/chatterbox.txt requirements/torch-cpu.txt | $(CHATTERBOX_BIN)/python
+	@echo "installing requirements/chatterbox-test.txt ..."
+	@if $(CHATTERBOX_PIP) install --no-deps --require-hashes -r requirements/torch-cpu.txt 2>$(CHATTERBOX_VENV)/torch-cpu.log; then
+		$(CHATTERBOX_PIP) install --no-deps --require-hashes -r $<
+		rm -f $(CHATTERBOX_VENV)/lib/python*/site-packages/torchaudio/lib/*.so
+	else
+		echo "no CPU build of torch to be had; taking the one for CUDA ..."
+		$(CHATTERBOX_PIP) install --no-deps --require-hashes -r requirements/chatterbox.txt
+		$(CHATTERBOX_PIP) install --no-deps --require-hashes -r $<
+	fi
+	touch $@
+
+$(CHATTERBOX_VENV)/.package: pyproject.toml | $(CHATTERBOX_VENV)/.ready
+	@$(CHATTERBOX_PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
 # Editable: the commands run the checkout. Needs hatchling, which both lists bring.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import faulthandler
 import importlib
@@ -9,17 +10,23 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from host.systemd import Systemd
 from worker.app import Worker, build_model
-from worker.config import Config, ConfigError
+from worker.config import CHATTERBOX_MODELS, Config, ConfigError
 from worker.logs import configure
+
+MAKE_TINY_CHECKPOINT = "make-tiny-checkpoint"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a worker; return 0 after an orderly stop, 1 after a failure, 2 for a configuration that cannot be."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == [MAKE_TINY_CHECKPOINT]:
+        return _make_tiny_checkpoint(arguments[1:])
     try:
-        config = Config.from_environment(sys.argv[1:] if arguments is None else arguments, os.environ)
+        config = Config.from_environment(arguments, os.environ)
         loop_factory = _loop_factory(config)
     except ConfigError as error:
         print(f"tts-worker: {error}", file=sys.stderr)
@@ -42,6 +49,31 @@ async def _run(config: Config) -> int:
         loop.add_signal_handler(number, worker.request_stop)
     await worker.start()
     return await worker.wait_stopped()
+
+
+def _make_tiny_checkpoint(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog=f"tts-worker {MAKE_TINY_CHECKPOINT}",
+        description="Writes a Chatterbox checkpoint of random weights. It speaks noise, for tests and measurements.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--model", choices=CHATTERBOX_MODELS, default=CHATTERBOX_MODELS[0])
+    parser.add_argument(
+        "--size", choices=("tiny", "full"), default="tiny", help="full has the published model's shapes"
+    )
+    parser.add_argument(
+        "--end-at", type=int, default=25, help="tokens of 40 ms that it speaks; Turbo counts the text in (default 25)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(arguments)
+    from worker.models.chatterbox.family import FAMILIES
+    from worker.models.chatterbox.tiny import make
+
+    make(given.directory, FAMILIES[given.model], size=given.size, end_at=given.end_at, seed=given.seed)
+    for path in sorted(given.directory.iterdir()):
+        print(f"{path.stat().st_size:>12}  {path}")
+    return 0
 
 
 def _loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop] | None:

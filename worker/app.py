@@ -18,7 +18,7 @@ from aiohttp import web
 from host.systemd import Systemd
 from wire.link import Command, Hello, Status, WorkerState
 from worker.api import Api, Slots
-from worker.config import Address, Config
+from worker.config import CHATTERBOX_MODELS, Address, Config
 from worker.engine import Engine, EngineDied
 from worker.gpu.series import GpuSeries
 from worker.gpu.watch import GpuWatch
@@ -35,7 +35,7 @@ _STOP_ENGINE_SECONDS = 2.0
 _STOP_LISTENER_SECONDS = 2.0
 _LAG_INTERVAL_SECONDS = 0.25
 _STOP_MARGIN_SECONDS = 10.0  # what a stop may take after the drain
-_DISTRIBUTIONS = ("chatterbox-gateway", "aiohttp", "numpy", "hibari-tts")
+_DISTRIBUTIONS = ("chatterbox-gateway", "aiohttp", "numpy", "hibari-tts", "torch", "chatterbox-tts")
 
 
 class Worker:
@@ -158,6 +158,7 @@ class Worker:
             "reason": self._lifecycle.reason,
             "model": self._engine.info.id,
             "device": self._config.device,
+            "settings": self._engine.settings(),
             "slots": self._slots.count,
             "slots_held": self._slots.held,
             "in_flight": self._engine.in_flight,
@@ -324,6 +325,10 @@ def build_model(config: Config) -> SpeechModel[Any]:
         from worker.models.tone import ToneModel
 
         return ToneModel(config.tone)
+    if config.model in CHATTERBOX_MODELS:
+        from worker.models.chatterbox.model import ChatterboxModel
+
+        return ChatterboxModel(config.chatterbox, config.model, config.device)
     from worker.models.embedded import EmbeddedModel
 
     return EmbeddedModel()

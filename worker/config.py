@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-MODELS = ("embedded", "tone")
+CHATTERBOX_MODELS = ("chatterbox", "chatterbox-turbo", "chatterbox-multilingual")
+MODELS = ("embedded", *CHATTERBOX_MODELS, "tone")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
+STREAMS = ("segments", "chunk")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
-_DEFAULT_SLOTS = {"embedded": 2, "tone": 4}
+_DEFAULT_SLOTS = {"embedded": 2, "tone": 4} | dict.fromkeys(CHATTERBOX_MODELS, 4)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FIRST_PORT = 8100
 
@@ -48,6 +51,17 @@ class ToneOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatterboxOptions:
+    """Of the Chatterbox models. Without a `checkpoint` the published weights are taken, and fetched once."""
+
+    checkpoint: str = ""
+    precision: str = "auto"
+    stream: str = "segments"
+    watermark: bool = True
+    voice_cache_bytes: int = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """One worker. `port` 0 takes any free port; `announced_port` is the one that gateways dial, where that is another;
     `token` empty means that anybody on this host may ask."""
@@ -67,6 +81,7 @@ class Config:
     log_level: str = "info"
     uvloop: bool = False
     tone: ToneOptions = ToneOptions()
+    chatterbox: ChatterboxOptions = ChatterboxOptions()
 
     @classmethod
     def from_environment(cls, arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
@@ -109,6 +124,7 @@ class Config:
             log_level=given.choice("log_level", "info", LOG_LEVELS),
             uvloop=given.switch("uvloop"),
             tone=_tone(given, model),
+            chatterbox=_chatterbox(given, model),
         )
 
 
@@ -145,6 +161,20 @@ OPTIONS = (
     ),
     _Option("--log-level", "TTS_WORKER_LOG_LEVEL", f"{', '.join(LOG_LEVELS)} (default info)"),
     _Option("--uvloop", "TTS_WORKER_UVLOOP", "run on uvloop, if it is installed", is_switch=True),
+    _Option("--checkpoint", "TTS_WORKER_CHECKPOINT", "chatterbox: directory of the weights (default: fetched once)"),
+    _Option(
+        "--precision",
+        "TTS_WORKER_PRECISION",
+        f"chatterbox: {', '.join(PRECISIONS)} (default auto: bf16 on CUDA, fp32 elsewhere)",
+    ),
+    _Option(
+        "--stream",
+        "TTS_WORKER_STREAM",
+        "chatterbox: give out whole segments, or each chunk of a second as it is made: segments or chunk "
+        "(default segments)",
+    ),
+    _Option("--watermark", "TTS_WORKER_WATERMARK", "chatterbox: mark the sound, yes or no (default yes)"),
+    _Option("--voice-cache-mb", "TTS_WORKER_VOICE_CACHE_MB", "chatterbox: memory for cloned voices (default 256)"),
     _Option("--tone-realtime-factor", None, "tone: seconds per second of audio (default 0: at once)"),
     _Option("--tone-overhead-seconds", None, "tone: fixed work before the first chunk of a segment (default 0)"),
     _Option("--tone-load-seconds", None, "tone: time that loading takes (default 0)"),
@@ -194,14 +224,18 @@ class _Given:
             raise ConfigError(f"{_flag(name)} is empty.")
         return value
 
+    def text_or_none(self, name: str) -> str | None:
+        return self.text(name, "") if name in self._values else None
+
     def choice(self, name: str, default: str, choices: Sequence[str]) -> str:
         value = self.text(name, default).lower()
         if value not in choices:
             raise ConfigError(f"{_flag(name)} is {value!r}; it must be one of {', '.join(choices)}.")
         return value
 
-    def switch(self, name: str) -> bool:
-        return self.choice(name, "0", ("0", "1", "false", "true", "no", "yes")) in ("1", "true", "yes")
+    def switch(self, name: str, default: str = "0") -> bool:
+        words = ("0", "1", "false", "true", "no", "yes", "off", "on")
+        return self.choice(name, default, words) in ("1", "true", "yes", "on")
 
     def whole(self, name: str, default: int, low: int, high: int) -> int:
         value = self.whole_or_none(name, low, high)
@@ -249,6 +283,22 @@ def _tone(given: _Given, model: str) -> ToneOptions:
     if model != "tone" and tone != ToneOptions():
         raise ConfigError(f"--tone-… options bend the tone model, but --model is {model}.")
     return tone
+
+
+def _chatterbox(given: _Given, model: str) -> ChatterboxOptions:
+    options = ChatterboxOptions(
+        checkpoint=given.text_or_none("checkpoint") or "",
+        precision=given.choice("precision", "auto", PRECISIONS),
+        stream=given.choice("stream", "segments", STREAMS),
+        watermark=given.switch("watermark", "yes"),
+        voice_cache_bytes=given.whole("voice_cache_mb", 256, 1, 1 << 20) << 20,
+    )
+    if model not in CHATTERBOX_MODELS and options != ChatterboxOptions():
+        raise ConfigError(
+            "--checkpoint, --precision, --stream, --watermark and --voice-cache-mb are for the Chatterbox models, but "
+            f"--model is {model}."
+        )
+    return options
 
 
 def _token(given: _Given) -> str:

@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -104,6 +104,10 @@ class Engine:
         await self._idle.wait()
         await self._call(self._model.unload)
         self._metrics.model_loaded.labels(self.info.id).set(0)
+
+    def settings(self) -> Mapping[str, Any]:
+        """What is set and what is on in the model, for `/health`."""
+        return self._model.settings()
 
     @property
     def voice_format(self) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,13 @@ from wire.segment import SegmentRequest
 from worker.figures import ModelFigures
 
 StateT = TypeVar("StateT")
+
+
+class DeviceLost(BaseException):
+    """The device is of no use to this process any more, which must end so that its supervisor starts a better one.
+
+    No `Exception`: it passes every boundary that guards against faults of one sequence, and ends the engine.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,10 @@ class SpeechModel(Protocol[StateT]):
 
     def figures(self) -> ModelFigures:
         """Return what was counted since the process started; any thread may ask at any time, and never waits."""
+        ...
+
+    def settings(self) -> Mapping[str, Any]:
+        """Name what is set and what is on, for people; never blocks. `/health` shows it."""
         ...
 
     def load(self) -> None:

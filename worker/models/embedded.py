@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -87,6 +87,9 @@ class EmbeddedModel:
 
     def figures(self) -> ModelFigures:
         return ModelFigures(tokens=self._phonemes_spoken, stage_seconds=dict(self._stage_seconds))
+
+    def settings(self) -> Mapping[str, Any]:
+        return {}
 
     def load(self) -> None:
         # Here, not at the top: it brings onnxruntime, and the listener should answer before that.

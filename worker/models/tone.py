@@ -12,8 +12,9 @@ import json
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +104,9 @@ class ToneModel:
             conditionals_hits=self._hits,
             conditionals_misses=self._misses,
         )
+
+    def settings(self) -> Mapping[str, Any]:
+        return {}
 
     def load(self) -> None:
         time.sleep(self._options.load_seconds)

@@ -1,0 +1,68 @@
+"""Segments and voices for the random checkpoints, and a way to speak without an engine."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wire.segment import SegmentRequest
+from worker.models.base import Clip
+from worker.models.chatterbox.family import FAMILIES
+from worker.models.chatterbox.model import ChatterboxModel
+
+ALL = tuple(FAMILIES)
+# Turbo counts the text in: see `tiny.make`.
+END_AT = {"chatterbox": 25, "chatterbox-multilingual": 25, "chatterbox-turbo": 60}
+# Of a clip. Turbo's position of the end counts a prompt of 15 seconds, too.
+LENGTH = {"chatterbox": 4.0, "chatterbox-multilingual": 4.0, "chatterbox-turbo": 15.5}
+RATE = 24_000
+
+
+def segment(model: str, text: str = "Hello there, friend.", **changes: Any) -> SegmentRequest:
+    fields: dict[str, Any] = {"request_id": "test", "index": 0, "voice": "default", "seed": 7, "language": "en"}
+    return SegmentRequest(text=text, model=model, **(fields | changes))
+
+
+def clip(pitch: float = 120.0, seconds: float = 6.0) -> Clip:
+    """Something like a vowel, sung up and down: it has pitch, overtones and loudness that change."""
+    t = np.arange(int(seconds * RATE)) / RATE
+    phase = 2 * math.pi * np.cumsum(pitch + 0.2 * pitch * np.sin(2 * math.pi * 0.7 * t)) / RATE
+    wave = sum(np.sin(k * phase) / k for k in range(1, 20)) * (0.55 + 0.45 * np.sin(2 * math.pi * 4 * t))
+    hiss = np.random.default_rng(0).standard_normal(len(t))
+    return Clip((0.1 * wave + 0.003 * hiss).astype(np.float32), RATE)
+
+
+def name_of(recording: Clip) -> str:
+    return hashlib.sha256(recording.samples.tobytes()).hexdigest()
+
+
+def speak(
+    model: ChatterboxModel, requests: Sequence[SegmentRequest], voices: Sequence[bytes | None] = ()
+) -> list[bytes]:
+    """Speak all at once, as the engine does; return the PCM of each. Raises the first error."""
+    states = [model.prefill(request, voices[i] if voices else None) for i, request in enumerate(requests)]
+    pcm = [b""] * len(states)
+    running = dict(enumerate(states))
+    while running:
+        for number, output in zip(list(running), model.step(list(running.values())), strict=True):
+            if output.error is not None:
+                raise output.error
+            pcm[number] += output.audio
+            if output.finished:
+                del running[number]
+    return pcm
+
+
+def samples(pcm: bytes) -> NDArray[np.float64]:
+    return np.frombuffer(pcm, "<i2").astype(np.float64) / 32767
+
+
+def distance(one: Any, other: Any) -> float:
+    """Return the norm of the difference over the norm of `other`; infinite for other lengths."""
+    one, other = np.asarray(one, np.float64).ravel(), np.asarray(other, np.float64).ravel()
+    return float(np.linalg.norm(one - other) / np.linalg.norm(other)) if len(one) == len(other) else math.inf

@@ -1,0 +1,51 @@
+"""A segment's sound depends on the segment alone: not on its company, not on what the worker spoke before."""
+
+import pytest
+
+from tests.chatterbox.conftest import Models
+from tests.chatterbox.speaking import ALL, LENGTH, clip, distance, name_of, samples, segment, speak
+from worker.config import ChatterboxOptions
+from worker.models.chatterbox.model import ChatterboxModel
+
+TEXTS = ("Hello there, friend.", "Why not?", "Time for tea, sir.", "One more.")
+
+
+@pytest.mark.parametrize("model_id", ALL)
+def test_two_voices_in_company_sound_as_each_alone(model_id: str, loaded: Models) -> None:
+    model = loaded(model_id)
+    recordings = [clip(110, seconds=LENGTH[model_id]), clip(220, seconds=LENGTH[model_id])]
+    prepared = [model.prepare_voice(recording) for recording in recordings]
+    requests = [
+        segment(model_id, text, seed=seed, voice="cloned", voice_sha256=name_of(recordings[seed % 2]))
+        for seed, text in enumerate(TEXTS + TEXTS)
+    ]
+    voices = [prepared[request.seed % 2] for request in requests]
+    together = speak(model, requests, voices)
+    alone = [speak(model, [request], [voice])[0] for request, voice in zip(requests, voices, strict=True)]
+    for one, other in zip(together, alone, strict=True):
+        assert distance(samples(one), samples(other)) < 1e-5
+    assert len(set(alone)) == len(alone), "the random weights do not tell texts, seeds or voices apart"
+
+
+@pytest.mark.parametrize("model_id", ALL)
+def test_no_voice_after_a_cloned_one_is_the_default_voice(model_id: str, loaded: Models) -> None:
+    model = loaded(model_id)
+    recording = clip(180, seconds=LENGTH[model_id])
+    fresh = ChatterboxModel(
+        ChatterboxOptions(checkpoint=model.settings()["checkpoint"], precision="fp32"), model_id, "cpu"
+    )
+    fresh.load()
+    expected = speak(fresh, [segment(model_id)])[0]
+    fresh.unload()
+    cloned = segment(model_id, voice="cloned", voice_sha256=name_of(recording))
+    other = speak(model, [cloned], [model.prepare_voice(recording)])[0]
+    assert distance(samples(speak(model, [segment(model_id)])[0]), samples(expected)) < 1e-5
+    assert other != expected
+
+
+@pytest.mark.parametrize("model_id", ALL)
+def test_the_seed_decides_what_is_said(model_id: str, loaded: Models) -> None:
+    model = loaded(model_id)
+    first, second, again = (speak(model, [segment(model_id, seed=seed)])[0] for seed in (1, 2, 1))
+    assert first == again
+    assert first != second

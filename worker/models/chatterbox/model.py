@@ -1,0 +1,395 @@
+"""Chatterbox, Turbo and Multilingual as the engine sees them: tokens first, sound second."""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import gc
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wire.errors import ErrorCode, TtsError
+from wire.link import ModelInfo
+from wire.segment import SegmentRequest
+from worker.config import ChatterboxOptions
+from worker.models.base import Clip, DeviceLost, StepOutput
+from worker.models.chatterbox import conditionals, guards
+from worker.models.chatterbox.conditionals import Voice, VoiceCache
+from worker.models.chatterbox.family import FAMILIES, SAMPLE_RATE, SPEECH_IDS
+from worker.models.chatterbox.guards import Guard
+from worker.models.chatterbox.noise import reseeded
+from worker.models.chatterbox.s3gen import SoundRun, SoundStage
+from worker.models.chatterbox.sampler import Sampling
+from worker.models.chatterbox.t3 import TokenRun, TokenStage
+from worker.models.chatterbox.text import to_ids
+from worker.models.chatterbox.upstream import Parts, Precision, load_parts
+from worker.models.chatterbox.watermark import Marker
+
+log = logging.getLogger("worker.models.chatterbox")
+
+DEFAULT_VOICE = "default"
+MAX_SEGMENT_CHARACTERS = 280
+CHUNK_TOKENS = 25
+STAGES = ("decode", "vocode", "prepare")
+
+_BYTES_A_SAMPLE = 2
+_WATERMARK_WAIT_SECONDS = 0.005
+_PART_SEEDS = 1000  # attempts at the first part come before these
+
+
+@dataclass(slots=True)
+class Part:
+    """A piece of a segment's text: all of it, unless that never came to an end. `tokens` are final once `is_whole`."""
+
+    text: str
+    seed: int
+    tokens: list[int] = field(default_factory=list)
+    is_whole: bool = False
+    attempt: int = 0
+
+
+@dataclass(slots=True)
+class Utterance:
+    """One segment in progress."""
+
+    request: SegmentRequest
+    voice: Voice
+    parts: list[Part]
+    skip_bytes: int  # of the sound, that was delivered by another worker
+    run: TokenRun | None = None  # of the first part that is not whole
+    sound: SoundRun | None = None
+    sounding: int = 0  # number of the part that `sound` renders
+    marking: deque[concurrent.futures.Future[bytes]] = field(default_factory=deque)
+    has_sounded: bool = False
+
+    @property
+    def decoding(self) -> Part | None:
+        return next((part for part in self.parts if not part.is_whole), None)
+
+
+class ChatterboxModel:
+    """Implements `CloningModel[Utterance]`. The same segment gives the same samples, whoever else is speaking."""
+
+    def __init__(self, options: ChatterboxOptions, model: str, device: str) -> None:
+        self._options = options
+        self._family = FAMILIES[model]
+        self._device = device
+        self._chunk = CHUNK_TOKENS if options.stream == "chunk" else None
+        self._precision = _precision(options.precision, device)
+        self._loaded: _Loaded | None = None
+        self._voices = VoiceCache(options.voice_cache_bytes)
+        # Plain totals since the start, written by the engine thread and read by anybody.
+        self.tokens = 0
+        self.stage_seconds = dict.fromkeys(STAGES, 0.0)
+        self.guards: dict[Guard, int] = dict.fromkeys(Guard, 0)
+
+    def info(self) -> ModelInfo:
+        family = self._family
+        return ModelInfo(
+            id=family.id,
+            sample_rate=SAMPLE_RATE,
+            voices=(DEFAULT_VOICE,),
+            languages=family.languages,
+            scripts=family.scripts,
+            parameters=family.parameters,
+            max_segment_characters=MAX_SEGMENT_CHARACTERS,
+            cloning=True,
+        )
+
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "precision": self._precision.value,
+            "stream": self._options.stream,
+            "watermark": "perth" if self._options.watermark else "off",
+            "checkpoint": self._options.checkpoint,
+            "torch": torch.__version__,
+        }
+
+    def load(self) -> None:
+        from worker.models.chatterbox.checkpoint import locate
+
+        directory = locate(self._options.checkpoint, self._family)
+        # First, since it takes no time and the rest takes a minute.
+        marker = Marker(enabled=self._options.watermark)
+        with _device_faults():
+            parts = load_parts(directory, self._family, self._device, self._precision, self._chunk)
+        self._loaded = _Loaded(
+            parts=parts,
+            token_stage=TokenStage(parts.t3, self._family),
+            sound_stage=SoundStage(parts.s3gen, self._family, self._chunk),
+            marker=marker,
+            default_voice=conditionals.prepared_default(parts),
+        )
+
+    def warm_up(self) -> None:
+        request = SegmentRequest("warm-up", 0, "Warming up.", self._family.id, DEFAULT_VOICE, seed=1)
+        utterance = self.prefill(request)
+        while not (output := self.step([utterance])[0]).finished:
+            if output.error is not None:
+                raise output.error
+
+    def unload(self) -> None:
+        if self._loaded is not None:
+            self._loaded.marker.close()
+        self._loaded = None
+        self._voices.clear()
+        # The modules refer to each other in circles; without this their memory comes back some time or never.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def voice_format(self) -> str:
+        return self._get().parts.format
+
+    def prepare_voice(self, clip: Clip) -> bytes:
+        with self._spent("prepare"), _device_faults():
+            return conditionals.prepare(clip, self._get().parts, self._family)
+
+    def prefill(self, request: SegmentRequest, voice: bytes | None = None) -> Utterance:
+        loaded = self._get()
+        # Refuses what cannot be spoken before anything is computed.
+        to_ids(request.text, request.language, loaded.parts, self._family)
+        with _device_faults():
+            held = self._voices.take(request.voice_sha256 or "", voice or loaded.default_voice, loaded.parts)
+            parts = [Part(request.text, request.seed)]
+            skip = 0
+            if request.resume is not None:
+                skip = request.resume.delivered_samples * _BYTES_A_SAMPLE
+                parts = _resumed(request.resume.checkpoint, request) or parts
+            utterance = Utterance(request, held, parts, skip)
+            self._begin_part(utterance)
+            self._begin_sound(utterance)
+        return utterance
+
+    def step(self, states: Sequence[Utterance]) -> list[StepOutput]:
+        """Draw a token for all that have more to say, and do one piece of sound work for the oldest that can."""
+        with _device_faults():
+            decoding = [u for u in states if u.run is not None]
+            failed: dict[int, Exception] = {}
+            if decoding:
+                with self._spent("decode"):
+                    self._get().token_stage.step([u.run for u in decoding if u.run is not None])
+                self.tokens += len(decoding)
+                for utterance in decoding:
+                    try:
+                        self._after_token(utterance)
+                    except TtsError as error:
+                        failed[id(utterance)] = error
+            oldest = next((u for u in states if id(u) not in failed and self._can_sound(u)), None)
+            if oldest is not None:
+                with self._spent("vocode"):
+                    self._sound(oldest)
+        if not decoding and oldest is None:
+            self._wait_for_marks(states)
+        return [StepOutput(error=failed[id(u)]) if id(u) in failed else self._collect(u) for u in states]
+
+    def cancel(self, state: Utterance) -> None:
+        for future in state.marking:
+            future.cancel()
+        state.run = state.sound = None
+
+    def _get(self) -> _Loaded:
+        if self._loaded is None:
+            raise RuntimeError("the model is not loaded")
+        return self._loaded
+
+    # -- tokens
+
+    def _begin_part(self, utterance: Utterance) -> None:
+        """Begin, or begin again, with the first part that is not whole; nothing where all are."""
+        utterance.run = None
+        part = utterance.decoding
+        if part is None:
+            return
+        loaded, request = self._get(), utterance.request
+        ids: Tensor = to_ids(part.text, request.language, loaded.parts, self._family)
+        sampling = Sampling.of(self._family, request.parameters, reseeded(part.seed, part.attempt))
+        exaggeration = request.parameters.get("exaggeration", self._family.defaults.get("exaggeration", 0.0))
+        utterance.run = loaded.token_stage.begin(utterance.voice, ids, sampling, exaggeration, part.tokens)
+        part.tokens = utterance.run.tokens
+
+    def _after_token(self, utterance: Utterance) -> None:
+        """Judge what there is of the part, and go on to the next when it is whole.
+
+        Raises:
+            TtsError: `segment_failed`: the model makes nothing of this text that could be its speech.
+        """
+        part, run = utterance.decoding, utterance.run
+        assert part is not None
+        assert run is not None
+        if not run.has_ended:
+            if len(part.tokens) >= guards.most_tokens(part.text):
+                self._lost(utterance, part)
+            return
+        if (guard := guards.judge(part.text, part.tokens)) is not None:
+            self.guards[guard] += 1
+            if part.attempt < guards.MAX_REROLLS and not utterance.has_sounded:
+                self._reroll(utterance, part)
+                return
+            if not part.tokens:
+                raise _failed("the model ends at once, without a sound", part.text)
+            if not utterance.has_sounded and self._chunk is None:
+                part.tokens = guards.without_trailing_silence(part.tokens)
+        part.is_whole = True
+        self._begin_part(utterance)
+        self._begin_sound(utterance)
+
+    def _lost(self, utterance: Utterance, part: Part) -> None:
+        """The model does not come to an end: cut the text in two, or try again; never cut the sound."""
+        self.guards[Guard.NO_END] += 1
+        if utterance.has_sounded:
+            raise _failed("the model did not come to an end, after its sound was on the way", part.text)
+        cut = guards.halves(part.text)
+        if cut is not None and len(utterance.parts) < guards.MAX_PARTS:
+            number = utterance.parts.index(part)
+            first = len(utterance.parts) + _PART_SEEDS
+            seeds = [reseeded(utterance.request.seed, first + i) for i in range(2)]
+            utterance.parts[number : number + 1] = [Part(text, seed) for text, seed in zip(cut, seeds, strict=True)]
+            self._begin_part(utterance)
+            self._begin_sound(utterance)
+        elif part.attempt < guards.MAX_REROLLS:
+            self._reroll(utterance, part)
+        else:
+            raise _failed(f"the model did not come to an end within {len(part.tokens)} tokens", part.text)
+
+    def _reroll(self, utterance: Utterance, part: Part) -> None:
+        part.attempt += 1
+        part.tokens = []
+        utterance.sound = None
+        self._begin_part(utterance)
+        self._begin_sound(utterance)
+
+    # -- sound
+
+    def _begin_sound(self, utterance: Utterance) -> None:
+        """Point the sound stage at the part whose turn it is: at once in chunks, else when all are whole.
+
+        All, so that a later part that cannot be spoken is known before the first byte.
+        """
+        if utterance.sounding == len(utterance.parts):
+            utterance.sound = None
+            return
+        if self._chunk is None and utterance.decoding is not None:
+            return
+        part = utterance.parts[utterance.sounding]
+        if utterance.sound is None:
+            number = utterance.sounding
+            seed = utterance.request.seed if number == 0 else reseeded(utterance.request.seed, _PART_SEEDS + number)
+            utterance.sound = SoundRun(utterance.voice, seed)
+        utterance.sound.tokens = part.tokens
+        utterance.sound.is_whole = part.is_whole
+
+    def _can_sound(self, utterance: Utterance) -> bool:
+        return utterance.sound is not None and self._get().sound_stage.can_advance(utterance.sound)
+
+    def _sound(self, utterance: Utterance) -> None:
+        assert utterance.sound is not None
+        # An index beyond the flow's table is a fault of the device. The sampler cannot draw one; a checkpoint may lie.
+        assert all(0 <= token < SPEECH_IDS for token in utterance.sound.tokens[utterance.sound.rendered :])
+        piece = self._get().sound_stage.advance(utterance.sound)
+        if piece is not None:
+            utterance.has_sounded = True
+            utterance.marking.append(self._get().marker.mark(piece))
+        if utterance.sound.has_ended:
+            utterance.sound = None
+            utterance.sounding += 1
+            self._begin_sound(utterance)
+
+    def _wait_for_marks(self, states: Sequence[Utterance]) -> None:
+        pending = [u.marking[0] for u in states if u.marking]
+        concurrent.futures.wait(
+            pending, timeout=_WATERMARK_WAIT_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
+        )
+
+    def _collect(self, utterance: Utterance) -> StepOutput:
+        """Give out the sound that has its mark, in order."""
+        pcm = b""
+        while utterance.marking and utterance.marking[0].done():
+            pcm += utterance.marking.popleft().result()
+        finished = utterance.sounding == len(utterance.parts) and not utterance.marking
+        skipped = min(utterance.skip_bytes, len(pcm))
+        utterance.skip_bytes -= skipped
+        pcm = pcm[skipped:]
+        return StepOutput(pcm, _checkpoint(utterance) if pcm and not finished else None, finished)
+
+    @contextmanager
+    def _spent(self, stage: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stage_seconds[stage] += time.monotonic() - began
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    parts: Parts
+    token_stage: TokenStage
+    sound_stage: SoundStage
+    marker: Marker
+    default_voice: bytes
+
+
+@contextmanager
+def _device_faults() -> Iterator[None]:
+    """Turn a fault of the device into `DeviceLost`: its context is gone, and every later call in this process fails."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except torch.AcceleratorError as error:
+        raise DeviceLost(f"{type(error).__name__}: {str(error)[:200]}") from error
+
+
+def _precision(asked: str, device: str) -> Precision:
+    if asked == "auto":
+        return Precision.BF16 if device.startswith("cuda") else Precision.FP32
+    return Precision(asked)
+
+
+def _checkpoint(utterance: Utterance) -> bytes:
+    """Return what another worker needs to make the same sound: the tokens, which are all that chance has decided."""
+    parts = [
+        {
+            "text": part.text,
+            "seed": part.seed,
+            "attempt": part.attempt,
+            "is_whole": part.is_whole,
+            "tokens": base64.b64encode(np.array(part.tokens, "<u2").tobytes()).decode("ascii"),
+        }
+        for part in utterance.parts
+    ]
+    return json.dumps({"parts": parts}, separators=(",", ":")).encode()
+
+
+def _resumed(checkpoint: bytes, request: SegmentRequest) -> list[Part]:
+    """Return the parts that a checkpoint holds; none where it is empty or not one of ours, and all is made anew."""
+    if not checkpoint:
+        return []
+    try:
+        parts = [_part(body) for body in json.loads(checkpoint)["parts"]]
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("request_id=%s checkpoint unreadable, starting over: %s", request.request_id, error)
+        return []
+    return parts
+
+
+def _part(body: Mapping[str, Any]) -> Part:
+    tokens = np.frombuffer(base64.b64decode(body["tokens"], validate=True), "<u2").tolist()
+    if any(token >= SPEECH_IDS for token in tokens):
+        raise ValueError("tokens that are no sound")
+    return Part(str(body["text"]), int(body["seed"]), tokens, bool(body["is_whole"]), int(body["attempt"]))
+
+
+def _failed(why: str, text: str) -> TtsError:
+    return TtsError(ErrorCode.SEGMENT_FAILED, f"{why}: {text[:60]!r}")
