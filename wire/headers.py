@@ -7,6 +7,7 @@ VOICE = "X-TTS-Voice"
 # Of the worker's process that a data call is meant for: another one on its port must not answer.
 EPOCH = "X-TTS-Epoch"
 IGNORED_FIELDS = "X-TTS-Ignored-Fields"
+WATERMARK = "X-TTS-Watermark"
 # nginx would hold a stream back to fill its buffers; this tells it not to.
 ACCEL_BUFFERING = "X-Accel-Buffering"
 

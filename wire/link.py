@@ -51,7 +51,8 @@ class ModelInfo:
 
     `scripts` are the first words of Unicode character names (LATIN, CYRILLIC, CJK …) whose letters the model can read;
     empty means any. `parameters` are the names of wire.segment.PARAMETERS, and `speed`, that it heeds. `cloning` models
-    speak with uploaded voices too, if the clip is longer than `min_clip_seconds`.
+    speak with uploaded voices too, if the clip is longer than `min_clip_seconds`. `watermark` names the
+    inaudible mark on the sound.
     """
 
     id: str
@@ -63,6 +64,7 @@ class ModelInfo:
     max_segment_characters: int = 280
     cloning: bool = False
     min_clip_seconds: float = 0.0
+    watermark: str = ""
 
     @property
     def default_voice(self) -> str:
@@ -209,11 +211,14 @@ def _model(item: Mapping[str, Any]) -> ModelInfo:
         max_segment_characters=int(item.get("max_segment_characters", 280)),
         cloning=bool(item.get("cloning", False)),
         min_clip_seconds=float(item.get("min_clip_seconds", 0.0)),
+        watermark=str(item.get("watermark", "")),
     )
     if not _NAME.fullmatch(model.id):
         raise ValueError(f"model id {model.id!r} is not [a-z0-9._-]{{1,64}}")
     if not 8_000 <= model.sample_rate <= 48_000:
         raise ValueError(f"sample_rate {model.sample_rate} of {model.id} is not from 8000 to 48000")
+    if model.watermark and not _NAME.fullmatch(model.watermark):
+        raise ValueError(f"watermark {model.watermark[:64]!r} of {model.id} is not [a-z0-9._-]{{1,64}}")
     if not model.voices:
         raise ValueError(f"model {model.id} has no voice")
     _check_words("voice", model.voices, _VOICE, _MAX_VOICES)

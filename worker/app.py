@@ -328,7 +328,7 @@ def build_model(config: Config) -> SpeechModel[Any]:
     if config.model in CHATTERBOX_MODELS:
         from worker.models.chatterbox.model import ChatterboxModel
 
-        return ChatterboxModel(config.chatterbox, config.model, config.device)
+        return ChatterboxModel(config.chatterbox, config.model, config.device, config.batch)
     from worker.models.embedded import EmbeddedModel
 
     return EmbeddedModel()

@@ -201,6 +201,8 @@ def _headers(speech: Speech, journey: Journey, content_type: str) -> dict[str, s
         headers.VOICE: speech.cast.voice,
         headers.ACCEL_BUFFERING: "no",
     }
+    if speech.cast.model.watermark:
+        fields[headers.WATERMARK] = speech.cast.model.watermark
     if speech.ignored_fields:
         fields[headers.IGNORED_FIELDS] = ", ".join(speech.ignored_fields)
     return fields

@@ -87,6 +87,7 @@ def _model(model: ModelInfo) -> dict[str, Any]:
         "languages": list(model.languages),
         "parameters": list(model.parameters),
         "cloning": model.cloning,
+        "watermark": model.watermark or None,
         "sample_rate": model.sample_rate,
         "voices": list(model.voices),
         "aliases": list(OPENAI_MODELS),

@@ -17,9 +17,9 @@ from worker.models.chatterbox.model import ChatterboxModel
 
 ALL = tuple(FAMILIES)
 # Turbo counts the text in: see `tiny.make`.
-END_AT = {"chatterbox": 25, "chatterbox-multilingual": 25, "chatterbox-turbo": 60}
+END_AT = {"chatterbox": 20, "chatterbox-multilingual": 20, "chatterbox-turbo": 45}
 # Of a clip. Turbo's position of the end counts a prompt of 15 seconds, too.
-LENGTH = {"chatterbox": 4.0, "chatterbox-multilingual": 4.0, "chatterbox-turbo": 15.5}
+LENGTH = {"chatterbox": 2.0, "chatterbox-multilingual": 2.0, "chatterbox-turbo": 15.5}
 RATE = 24_000
 
 

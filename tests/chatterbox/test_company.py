@@ -21,10 +21,10 @@ def test_two_voices_in_company_sound_as_each_alone(model_id: str, loaded: Models
     ]
     voices = [prepared[request.seed % 2] for request in requests]
     together = speak(model, requests, voices)
-    alone = [speak(model, [request], [voice])[0] for request, voice in zip(requests, voices, strict=True)]
-    for one, other in zip(together, alone, strict=True):
-        assert distance(samples(one), samples(other)) < 1e-5
-    assert len(set(alone)) == len(alone), "the random weights do not tell texts, seeds or voices apart"
+    assert len(set(together)) == len(together), "the random weights do not tell texts, seeds or voices apart"
+    for number in (0, 1, 7):
+        alone = speak(model, [requests[number]], [voices[number]])[0]
+        assert distance(samples(together[number]), samples(alone)) < 1e-5
 
 
 @pytest.mark.parametrize("model_id", ALL)

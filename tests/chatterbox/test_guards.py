@@ -58,15 +58,16 @@ def test_guidance_of_zero_is_spoken(loaded: Models) -> None:
     assert without != with_
 
 
-def test_exaggeration_of_the_same_voice_is_heard(loaded: Models) -> None:
+def test_exaggeration_bends_one_and_the_same_prepared_voice(loaded: Models) -> None:
     model = loaded("chatterbox")
-    recording = clip(seconds=2)
-    voice = model.prepare_voice(recording)
-    calm, wild = (
-        speak(model, [segment("chatterbox", voice_sha256="e" * 64, parameters={"exaggeration": e})], [voice])[0]
-        for e in (0.2, 1.5)
+    voice = model.prepare_voice(clip(seconds=2))
+    calm, wild, calm_again = (
+        model.prefill(segment("chatterbox", voice_sha256="e" * 64, parameters={"exaggeration": e}), voice)
+        for e in (0.2, 1.5, 0.2)
     )
-    assert calm != wild
+    assert torch.equal(calm.run.logits, calm_again.run.logits)
+    assert not torch.equal(calm.run.logits, wild.run.logits)
+    assert model.figures().conditionals_hits >= 2
 
 
 def test_ids_that_are_no_sound_are_never_drawn() -> None:
@@ -163,18 +164,27 @@ def test_a_word_without_an_end_fails_the_segment_and_is_never_cut(loaded: Models
         speak(model, [segment("chatterbox", "Endless")])
 
 
-def test_a_guard_that_fires_for_one_leaves_the_others_alone(loaded: Models, scripted: Any) -> None:
+def test_a_guard_that_fires_for_one_leaves_the_others_alone(loaded: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded("chatterbox")
-    states = [model.prefill(segment("chatterbox", text)) for text in ("Hello there, friend.", "Endless")]
-    scripted(list(range(6000)))
-    error = None
-    while error is None:
-        outputs = model.step(states)
-        error = outputs[1].error
-        assert outputs[0].error is None
-        if outputs[0].finished:
-            break
-    model.cancel(states[0])
+    expected = speak(model, [segment("chatterbox")])[0]
+
+    def endless_when_hot(logits: Any, seen: Any, sampling: Sampling, step: int, *, is_turbo: bool) -> int:
+        return step if sampling.temperature == 2.0 else sampler.draw(logits, seen, sampling, step, is_turbo=is_turbo)
+
+    monkeypatch.setattr("worker.models.chatterbox.t3.draw", endless_when_hot)
+    good, bad = (
+        model.prefill(segment("chatterbox", **changes))
+        for changes in ({}, {"text": "No", "parameters": {"temperature": 2.0}})
+    )
+    pcm, errors, running = b"", [], [good, bad]
+    while running:
+        for state, output in zip(list(running), model.step(running), strict=True):
+            pcm += output.audio
+            if output.finished or output.error is not None:
+                running.remove(state)
+                errors.append((state is bad, output.error))
+    assert pcm == expected
+    assert [is_bad for is_bad, error in errors if error is not None] == [True]
 
 
 def test_a_fault_of_the_device_ends_the_process(loaded: Models, monkeypatch: pytest.MonkeyPatch) -> None:

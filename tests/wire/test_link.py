@@ -63,6 +63,7 @@ MODELS = st.builds(
     parameters=WORDS,
     max_segment_characters=st.integers(min_value=16, max_value=8192),
     cloning=st.booleans(),
+    watermark=st.sampled_from(["", "perth"]),
 )
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(
@@ -147,7 +148,10 @@ def test_no_value_of_a_field_raises_anything_but_a_link_error(
         parse(text)
 
 
-@given(st.sampled_from(sorted([*MODEL, "scripts", "parameters", "max_segment_characters", "cloning"])), ANYTHING)
+@given(
+    st.sampled_from(sorted([*MODEL, "scripts", "parameters", "max_segment_characters", "cloning", "watermark"])),
+    ANYTHING,
+)
 def test_no_value_of_a_model_raises_anything_but_a_link_error(name: str, value: Any) -> None:
     with contextlib.suppress(LinkError):
         parse(json.dumps(HELLO | {"models": [MODEL | {name: value}]}))

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ from wire.errors import ErrorCode, TtsError
 from wire.link import ModelInfo
 from wire.segment import SegmentRequest
 from worker.config import ChatterboxOptions
+from worker.figures import ModelFigures
 from worker.models.base import Clip, DeviceLost, StepOutput
-from worker.models.chatterbox import conditionals, guards
+from worker.models.chatterbox import conditionals, guards, memory
 from worker.models.chatterbox.conditionals import Voice, VoiceCache
 from worker.models.chatterbox.family import FAMILIES, SAMPLE_RATE, SPEECH_IDS
 from worker.models.chatterbox.guards import Guard
@@ -80,8 +82,9 @@ class Utterance:
 class ChatterboxModel:
     """Implements `CloningModel[Utterance]`. The same segment gives the same samples, whoever else is speaking."""
 
-    def __init__(self, options: ChatterboxOptions, model: str, device: str) -> None:
+    def __init__(self, options: ChatterboxOptions, model: str, device: str, batch: int = 1) -> None:
         self._options = options
+        self._batch = batch
         self._family = FAMILIES[model]
         self._device = device
         self._chunk = CHUNK_TOKENS if options.stream == "chunk" else None
@@ -90,6 +93,7 @@ class ChatterboxModel:
         self._voices = VoiceCache(options.voice_cache_bytes)
         # Plain totals since the start, written by the engine thread and read by anybody.
         self.tokens = 0
+        self._watermark_seconds = 0.0  # of the markers before this one
         self.stage_seconds = dict.fromkeys(STAGES, 0.0)
         self.guards: dict[Guard, int] = dict.fromkeys(Guard, 0)
 
@@ -104,6 +108,17 @@ class ChatterboxModel:
             parameters=family.parameters,
             max_segment_characters=MAX_SEGMENT_CHARACTERS,
             cloning=True,
+            watermark="perth" if self._options.watermark else "",
+        )
+
+    def figures(self) -> ModelFigures:
+        return ModelFigures(
+            tokens=self.tokens,
+            stage_seconds={**self.stage_seconds, "watermark": self._watermark_seconds + _marking(self._loaded)},
+            conditionals_hits=self._voices.hits,
+            conditionals_misses=self._voices.misses,
+            conditionals_evictions=self._voices.evictions,
+            guards={guard.value: count for guard, count in self.guards.items()},
         )
 
     def settings(self) -> Mapping[str, Any]:
@@ -119,8 +134,10 @@ class ChatterboxModel:
         from worker.models.chatterbox.checkpoint import locate
 
         directory = locate(self._options.checkpoint, self._family)
-        # First, since it takes no time and the rest takes a minute.
+        # First what takes no time and may say no; the rest takes a minute.
         marker = Marker(enabled=self._options.watermark)
+        if self._device.startswith("cuda"):
+            self._check_room()
         with _device_faults():
             parts = load_parts(directory, self._family, self._device, self._precision, self._chunk)
         self._loaded = _Loaded(
@@ -130,6 +147,12 @@ class ChatterboxModel:
             marker=marker,
             default_voice=conditionals.prepared_default(parts),
         )
+
+    def _check_room(self) -> None:
+        free, total = torch.cuda.mem_get_info(self._device)
+        need = memory.needed(self._family, is_half=self._precision is Precision.BF16, slots=self._batch)
+        holders = _holders(str(torch.cuda.get_device_properties(self._device).uuid))
+        memory.check(self._device, self._family.id, need, free=free, total=total, holders=holders)
 
     def warm_up(self) -> None:
         request = SegmentRequest("warm-up", 0, "Warming up.", self._family.id, DEFAULT_VOICE, seed=1)
@@ -141,7 +164,9 @@ class ChatterboxModel:
     def unload(self) -> None:
         if self._loaded is not None:
             self._loaded.marker.close()
-        self._loaded = None
+        loaded, self._loaded = self._loaded, None
+        self._watermark_seconds += _marking(loaded)
+        del loaded
         self._voices.clear()
         # The modules refer to each other in circles; without this their memory comes back some time or never.
         gc.collect()
@@ -340,6 +365,10 @@ class _Loaded:
     default_voice: bytes
 
 
+def _marking(loaded: _Loaded | None) -> float:
+    return loaded.marker.seconds if loaded is not None else 0.0
+
+
 @contextmanager
 def _device_faults() -> Iterator[None]:
     """Turn a fault of the device into `DeviceLost`: its context is gone, and every later call in this process fails."""
@@ -349,6 +378,26 @@ def _device_faults() -> Iterator[None]:
         raise
     except torch.AcceleratorError as error:
         raise DeviceLost(f"{type(error).__name__}: {str(error)[:200]}") from error
+
+
+def _holders(uuid: str) -> list[str]:
+    """Name the processes on a GPU and what they hold; none where the driver does not tell."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+        running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except pynvml.NVMLError:
+        return []
+    return [f"{_name(one.pid)} (pid {one.pid}) {(one.usedGpuMemory or 0) / (1 << 30):.2f} GiB" for one in running]
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "a process elsewhere"
 
 
 def _precision(asked: str, device: str) -> Precision:

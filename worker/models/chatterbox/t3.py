@@ -55,7 +55,7 @@ class TokenStage:
             run.seen[START_SPEECH] = True
         ids = text.to(self._t3.device)
         embeddings = self._turbo_prompt(voice, ids) if self._family.is_turbo else self._prompt(voice, ids, exaggeration)
-        if self._spies is not None and len(ids) + 1 >= _SHORTEST_ALIGNED:
+        if self._spies is not None and len(ids) >= _SHORTEST_ALIGNED:
             begin = voice.prefix.shape[1] + 1
             run.alignment = _Alignment((begin, begin + len(ids)))
         run.cache = DynamicCache()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -37,12 +38,14 @@ class Marker:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _marked(self, piece: Samples) -> bytes:
-        if self._perth is not None:
-            marked = np.asarray(self._perth.apply_watermark(piece, sample_rate=SAMPLE_RATE), np.float32)
-            if len(marked) != len(piece):
-                raise RuntimeError(f"the watermark made {len(marked)} samples of {len(piece)}")
-            piece = marked
-        return to_pcm(piece)
+        if self._perth is None:
+            return to_pcm(piece)
+        began = time.monotonic()
+        marked = np.asarray(self._perth.apply_watermark(piece, sample_rate=SAMPLE_RATE), np.float32)
+        if len(marked) != len(piece):
+            raise RuntimeError(f"the watermark made {len(marked)} samples of {len(piece)}")
+        self.seconds += time.monotonic() - began
+        return to_pcm(marked)
 
 
 def to_pcm(piece: Samples) -> bytes:

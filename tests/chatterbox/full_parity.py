@@ -1,0 +1,42 @@
+"""The parity of `test_parity.py` at the published size, with random weights: `make full-parity`. Minutes and 8 GiB."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.chatterbox import upstream
+from tests.chatterbox.speaking import ALL, LENGTH, clip, distance
+from tests.chatterbox.test_parity import rendered, tokens_of
+from worker.config import ChatterboxOptions
+from worker.models.chatterbox.conditionals import prepare
+from worker.models.chatterbox.family import FAMILIES
+from worker.models.chatterbox.model import ChatterboxModel
+from worker.models.chatterbox.text import to_ids
+from worker.models.chatterbox.tiny import make
+
+pytestmark = pytest.mark.timeout(3600)
+
+TEXTS = ("Hello there, friend.", "Why not?")
+SPEECH_TOKENS = 20
+
+
+@pytest.mark.parametrize("model_id", ALL)
+def test_tokens_and_wave_are_upstreams_at_full_size(model_id: str, tmp_path: Path) -> None:
+    family = FAMILIES[model_id]
+    torch.set_num_threads(2)
+    make(tmp_path, family, size="full", end_at=SPEECH_TOKENS + (len(TEXTS[0]) if family.is_turbo else 0))
+    model = ChatterboxModel(ChatterboxOptions(checkpoint=str(tmp_path), precision="fp32"), model_id, "cpu")
+    model.load()
+    parts = model._get().parts
+    voice = prepare(clip(seconds=LENGTH[model_id]), parts, family)
+    for text in TEXTS:
+        ours = tokens_of(model, text, voice)
+        theirs = upstream.greedy_tokens(parts, family, voice, to_ids(text, "en", parts, family))
+        assert ours == theirs
+        sys.stdout.write(f"{model_id}: {len(ours)} tokens of {text!r} as upstream's\n")
+    tokens = ours[:10]
+    difference = distance(rendered(model, voice, tokens), upstream.wave(parts, family, voice, tokens, seed=3))
+    sys.stdout.write(f"{model_id}: wave of {len(tokens)} tokens differs by {difference:.1e}\n")
+    assert difference < 1e-5

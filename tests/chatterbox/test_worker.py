@@ -1,0 +1,89 @@
+"""A worker with a random checkpoint: hang-ups in both stages, what /health and /metrics say, loading and unloading."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.chatterbox.conftest import Checkpoints
+from tests.chatterbox.speaking import segment
+from tests.worker.harness import eventually, running
+from wire.frames import FrameType
+from worker.config import ChatterboxOptions, Config
+from worker.models.chatterbox.family import ENGLISH
+from worker.models.chatterbox.tiny import make
+
+# Long enough not to be too long for the guards.
+LONG = (
+    "A sentence that goes on for quite a while, and then for some more, to be still running when its "
+    "listener has left and nobody is there to hear the rest of it any more, which is what this is for."
+)
+
+
+def config(directory: Path, **options: object) -> Config:
+    chatterbox = ChatterboxOptions(checkpoint=str(directory), precision="fp32", **options)  # type: ignore[arg-type]
+    return Config(id="worker-0", model="chatterbox", port=0, slots=2, batch=2, chatterbox=chatterbox)
+
+
+@pytest.fixture(scope="module")
+def long_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("long")
+    make(directory, ENGLISH, end_at=500)
+    return directory
+
+
+async def test_a_hang_up_stops_the_tokens_within_a_chunk(long_checkpoint: Path) -> None:
+    async with running(config(long_checkpoint)) as (worker, client):
+        async with client.speaking(segment("chatterbox", LONG)) as frames:
+            assert (await anext(frames)).type is FrameType.META
+            before = await client.metric("tts_worker_tokens_total")
+            await eventually(lambda: worker._engine.steps > 30, "tokens")
+        await client.wait_health(lambda health: health["in_flight"] == 0)
+        tokens = await client.metric("tts_worker_tokens_total")
+        assert tokens - before < 400
+        assert tokens == await client.metric("tts_worker_tokens_total")
+
+
+async def test_a_hang_up_stops_the_sound_within_a_piece(long_checkpoint: Path) -> None:
+    async with running(config(long_checkpoint)) as (worker, client):
+        async with client.speaking(segment("chatterbox", LONG)) as frames:
+            async for frame in frames:
+                if frame.type is FrameType.AUDIO:
+                    break
+        await client.wait_health(lambda health: health["in_flight"] == 0)
+        # 500 tokens are 20 seconds, in pieces of two.
+        assert worker._metrics.audio_seconds._value.get() < 15
+
+
+async def test_health_metrics_and_a_second_life(checkpoint: Checkpoints) -> None:
+    async with running(config(checkpoint("chatterbox"))) as (worker, client):
+        health = await client.health()
+        assert health["settings"]["precision"] == "fp32"
+        assert health["settings"]["watermark"] == "perth"
+        assert health["versions"]["torch"].startswith("2.13.0")
+        first = await client.speak(segment("chatterbox"))
+        assert first.kinds.endswith("D")
+        assert await client.metric('tts_worker_stage_seconds_total{stage="vocode"}') > 0
+        assert await client.metric('tts_worker_stage_seconds_total{stage="watermark"}') > 0
+        assert await client.metric('tts_worker_guards_total{guard="no_end"}') == 0
+        await worker._engine.unload()
+        await worker._engine.load()
+        assert (await client.speak(segment("chatterbox"))).pcm == first.pcm
+
+
+async def test_what_is_missing_is_named_with_the_place_that_was_looked_in(tmp_path: Path) -> None:
+    (tmp_path / "conds.pt").touch()
+    async with running(config(tmp_path)) as (_, client):
+        health = await client.health()
+        assert health["state"] == "failed"
+        for word in (str(tmp_path), "ve.safetensors", "t3_cfg.safetensors", "s3gen.safetensors", "tokenizer.json"):
+            assert word in health["reason"]
+        assert "lacks conds.pt" not in health["reason"]
+
+
+async def test_two_at_once_sound_as_each_alone(checkpoint: Checkpoints) -> None:
+    async with running(config(checkpoint("chatterbox"))) as (_, client):
+        requests = [segment("chatterbox", text, seed=seed) for seed, text in enumerate(("Hello there.", "Good night."))]
+        together = await asyncio.gather(*map(client.speak, requests))
+        for request, answer in zip(requests, together, strict=True):
+            assert (await client.speak(request)).pcm == answer.pcm

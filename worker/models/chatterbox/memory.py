@@ -1,0 +1,67 @@
+"""What a model and its slots need of a GPU's memory, and the refusal where there is not so much. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from worker.models.chatterbox.family import MAX_SPEECH_TOKENS, Family
+
+_GIB = 1 << 30
+_WORK_BYTES = _GIB  # what the flow and the vocoder of the longest segment take for a moment, and the CUDA context
+_TEXT_POSITIONS = 302  # a segment's characters, each a token at worst, with begin and end
+# Counted on chatterbox-tts 0.1.7, in millions of parameters.
+_T3_PARAMETERS = {"chatterbox": 532.4, "chatterbox-multilingual": 536.0, "chatterbox-turbo": 427.4}
+_S3GEN_PARAMETERS = 265.4
+_ESTIMATOR_PARAMETERS = 71.3
+
+
+class NoRoom(Exception):
+    """The device has less free memory than the model and its slots need; the message is the sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes of a device's memory."""
+
+    weights: int
+    slot: int
+    slots: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.slots * self.slot + _WORK_BYTES
+
+
+def needed(family: Family, *, is_half: bool, slots: int) -> Need:
+    """Return what a model takes with so many segments at once; `is_half` where bfloat16 is used.
+
+    A position of one stream keeps a key and a value of 1024 numbers in each layer, twice where there is guidance:
+    30 layers, 240 KiB in bfloat16; Turbo 24 layers and one row, 96 KiB.
+    """
+    width = 2 if is_half else 4
+    weights = _T3_PARAMETERS[family.id] * width + _S3GEN_PARAMETERS * 4 - (_ESTIMATOR_PARAMETERS * 2 if is_half else 0)
+    layers, rows, prefix = (24, 1, 376) if family.is_turbo else (30, 2, 36)
+    slot = layers * rows * 2 * 1024 * width * (prefix + _TEXT_POSITIONS + MAX_SPEECH_TOKENS)
+    return Need(round(weights * 1e6), slot, slots)
+
+
+def check(device: str, model: str, need: Need, *, free: int, total: int, holders: Sequence[str]) -> None:
+    """Return if `need` is free.
+
+    Raises:
+        NoRoom: it is not; says how many slots there would be room for, and who holds the rest.
+    """
+    if need.total <= free:
+        return
+    fitting = (free - need.weights - _WORK_BYTES) // need.slot
+    advice = f"There is room for --slots {fitting}." if fitting >= 1 else "There is not room for one."
+    raise NoRoom(
+        f"{device} has {_gib(free)} of {_gib(total)} free, and {model} with {need.slots} slots needs {_gib(need.total)}: "
+        f"weights {_gib(need.weights)} + {need.slots} x {_gib(need.slot)} + {_gib(_WORK_BYTES)} to work in. "
+        f"{advice} Held by: {', '.join(holders) or 'nobody that the driver names'}."
+    )
+
+
+def _gib(count: int) -> str:
+    return f"{count / _GIB:.2f} GiB"
