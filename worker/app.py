@@ -6,11 +6,13 @@ import asyncio
 import logging
 import os
 import platform
+import resource
 import time
 import uuid
 from collections.abc import Coroutine
 from dataclasses import asdict
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -35,6 +37,7 @@ _STOP_ENGINE_SECONDS = 2.0
 _STOP_LISTENER_SECONDS = 2.0
 _LAG_INTERVAL_SECONDS = 0.25
 _STOP_MARGIN_SECONDS = 10.0  # what a stop may take after the drain
+_MEMORY_INTERVAL_SECONDS = 1.0
 _DISTRIBUTIONS = ("chatterbox-gateway", "aiohttp", "numpy", "hibari-tts", "torch", "chatterbox-tts")
 
 
@@ -110,6 +113,7 @@ class Worker:
         self._engine.start()
         self._spawn(self._watch_engine())
         self._spawn(beat(self._systemd, self._vitals))
+        self._spawn(self._watch_memory())
         # The links before the model, so that the gateways see it loading.
         for link in self._links:
             self._spawn(link.run())
@@ -265,6 +269,16 @@ class Worker:
             await asyncio.sleep(_LAG_INTERVAL_SECONDS)
             self._metrics.event_loop_lag.observe(max(0.0, time.monotonic() - due))
 
+    async def _watch_memory(self) -> None:
+        """Drain and end when the process has grown too large; its supervisor starts a fresh one."""
+        limit = self._config.max_memory_bytes
+        while limit:
+            await asyncio.sleep(_MEMORY_INTERVAL_SECONDS)
+            if (resident := _resident_bytes()) > limit:
+                log.warning("memory=%d exceeds --max-memory-mb: draining, to be started anew", resident)
+                self.request_stop()
+                return
+
     async def _watch_engine(self) -> None:
         try:
             await self._engine.wait_died()
@@ -332,6 +346,11 @@ def build_model(config: Config) -> SpeechModel[Any]:
     from worker.models.embedded import EmbeddedModel
 
     return EmbeddedModel()
+
+
+def _resident_bytes() -> int:
+    """Return how much memory the process holds now, by Linux' own count of pages."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def _versions() -> dict[str, str]:

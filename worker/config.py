@@ -78,6 +78,7 @@ class Config:
     batch: int = 2
     device: str = "cpu"
     drain_timeout_seconds: float = 60.0
+    max_memory_bytes: int = 0
     log_level: str = "info"
     uvloop: bool = False
     tone: ToneOptions = ToneOptions()
@@ -121,6 +122,7 @@ class Config:
             batch=batch,
             device=given.text("device", "cpu"),
             drain_timeout_seconds=given.seconds("drain_timeout", 60.0),
+            max_memory_bytes=given.whole("max_memory_mb", 0, 0, 1 << 24) << 20,
             log_level=given.choice("log_level", "info", LOG_LEVELS),
             uvloop=given.switch("uvloop"),
             tone=_tone(given, model),
@@ -158,6 +160,11 @@ OPTIONS = (
     _Option("--device", "TTS_WORKER_DEVICE", "device of the model (default cpu)"),
     _Option(
         "--drain-timeout", "TTS_WORKER_DRAIN_TIMEOUT", "seconds that a stop waits for running segments (default 60)"
+    ),
+    _Option(
+        "--max-memory-mb",
+        "TTS_WORKER_MAX_MEMORY_MB",
+        "drain and end, to be started anew, when the process holds more memory of the host (default 0: never)",
     ),
     _Option("--log-level", "TTS_WORKER_LOG_LEVEL", f"{', '.join(LOG_LEVELS)} (default info)"),
     _Option("--uvloop", "TTS_WORKER_UVLOOP", "run on uvloop, if it is installed", is_switch=True),

@@ -20,4 +20,3 @@ class ModelFigures:
     conditionals_hits: int = 0
     conditionals_misses: int = 0
     conditionals_evictions: int = 0
-    guards: Mapping[str, int] = field(default_factory=dict)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
+import wave
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,9 +34,20 @@ def clip(pitch: float = 120.0, seconds: float = 6.0) -> Clip:
     """Something like a vowel, sung up and down: it has pitch, overtones and loudness that change."""
     t = np.arange(int(seconds * RATE)) / RATE
     phase = 2 * math.pi * np.cumsum(pitch + 0.2 * pitch * np.sin(2 * math.pi * 0.7 * t)) / RATE
-    wave = sum(np.sin(k * phase) / k for k in range(1, 20)) * (0.55 + 0.45 * np.sin(2 * math.pi * 4 * t))
+    vowel = sum(np.sin(k * phase) / k for k in range(1, 20)) * (0.55 + 0.45 * np.sin(2 * math.pi * 4 * t))
     hiss = np.random.default_rng(0).standard_normal(len(t))
-    return Clip((0.1 * wave + 0.003 * hiss).astype(np.float32), RATE)
+    return Clip((0.1 * vowel + 0.003 * hiss).astype(np.float32), RATE)
+
+
+def wav(recording: Clip) -> bytes:
+    """Return a recording as the file that somebody would upload."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(recording.sample_rate)
+        writer.writeframes((recording.samples * 32767).astype("<i2").tobytes())
+    return file.getvalue()
 
 
 def name_of(recording: Clip) -> str:

@@ -3,10 +3,11 @@
 import asyncio
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from tests.chatterbox.conftest import Checkpoints
-from tests.chatterbox.speaking import ALL, distance, samples
+from tests.chatterbox.speaking import ALL, clip, distance, samples, wav
 from tests.e2e.cluster import Cluster
 from worker.models.chatterbox.family import ENGLISH, FAMILIES
 from worker.models.chatterbox.tiny import make
@@ -26,7 +27,7 @@ async def cluster(tmp_path: Path):
 
 
 async def test_three_models_in_one_fleet(cluster: Cluster, checkpoint: Checkpoints) -> None:
-    await cluster.start_gateway()
+    await cluster.start_gateway("--data-directory", str(cluster.directory / "data"))
     for model in ALL:
         await cluster.start_worker("--checkpoint", str(checkpoint(model)), model=model)
     await cluster.wait_ready(3)
@@ -50,8 +51,25 @@ async def test_three_models_in_one_fleet(cluster: Cluster, checkpoint: Checkpoin
     for request, answer in list(zip(requests, together, strict=True))[::2]:
         alone = await cluster.speak(**request)
         assert distance(samples(alone.body), samples(answer.body)) < 1e-5
+    await check_a_cloned_voice(cluster, {answer.body for answer in together})
     ignored = await cluster.speak("Hello.", model="chatterbox-turbo", exaggeration=0.7, format="pcm")
     assert ignored.headers["X-TTS-Ignored-Fields"] == "exaggeration"
+
+
+async def check_a_cloned_voice(cluster: Cluster, others: set[bytes]) -> None:
+    """Upload a recording and have all three models speak with its voice, twice the same and as nobody else."""
+    form = aiohttp.FormData()
+    form.add_field("name", "Anna")
+    form.add_field("audio_sample", wav(clip(seconds=15.5)), filename="anna.wav", content_type="audio/wav")
+    async with cluster.session.post(f"{cluster.url}/v1/voices", data=form) as response:
+        assert response.status in (200, 201), await response.text()
+        voice = (await response.json())["id"]
+    for model in ALL:
+        request = {"text": "Hello there.", "model": model, "format": "pcm", "seed": 1, "voice": voice}
+        first, second = [await cluster.speak(**request) for _ in range(2)]
+        assert (first.status, first.headers["X-TTS-Voice"]) == (200, voice)
+        assert distance(samples(second.body), samples(first.body)) < 1e-5
+        assert first.body not in others
 
 
 async def test_a_worker_killed_mid_stream_is_not_heard(cluster: Cluster, tmp_path: Path) -> None:

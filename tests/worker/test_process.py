@@ -166,3 +166,10 @@ async def test_uvloop_runs_the_same_worker() -> None:
         await worker.client.wait_health(lambda health: health["slots_held"] == 0)
         worker.signal(signal.SIGTERM)
         assert await worker.wait_exit() == 0
+
+
+async def test_a_process_that_has_grown_too_large_finishes_what_it_speaks_and_ends() -> None:
+    # Any Python holds more than a megabyte, so the limit is passed from the start.
+    async with process("--max-memory-mb", "1", "--tone-load-seconds", "0.2", ready=False) as worker:
+        assert await worker.wait_exit() == 0
+        assert "exceeds --max-memory-mb" in worker.read_log()

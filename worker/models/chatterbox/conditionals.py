@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import librosa
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from wire.errors import ErrorCode, TtsError
 from worker.models.base import Clip
-from worker.models.chatterbox.family import SAMPLE_RATE, SPEECH_IDS, Family
+from worker.models.chatterbox.family import FRAMES_A_TOKEN, SAMPLE_RATE, SPEECH_IDS, Family
 from worker.models.chatterbox.upstream import Parts
 
 _S3_RATE = 16_000
@@ -48,7 +49,7 @@ def prepare(clip: Clip, parts: Parts, family: Family) -> bytes:
     """Compute a voice from a recording as upstream's `prepare_conditionals` does; exaggeration is no part of it.
 
     Raises:
-        TtsError: `invalid_value` (param `voice`): too short for this model, or silent.
+        TtsError: `unusable_clip` (param `voice`): too short for this model, or silent.
     """
     if clip.seconds <= family.shortest_clip_seconds:
         raise _unusable(
@@ -70,9 +71,7 @@ def prepare(clip: Clip, parts: Parts, family: Family) -> bytes:
     made = {
         "speaker_emb": speaker.mean(dim=0, keepdim=True).float(),
         "t3_prompt": torch.atleast_2d(tokens).int(),
-        "prompt_token": reference["prompt_token"].int(),
-        "prompt_feat": reference["prompt_feat"].float(),
-        "embedding": reference["embedding"].float(),
+        **_prompt(reference),
     }
     return save({name: tensor.cpu().contiguous() for name, tensor in made.items()})
 
@@ -83,18 +82,27 @@ def prepared_default(parts: Parts) -> bytes:
     made = {
         "speaker_emb": builtin["t3"]["speaker_emb"].float().reshape(1, -1),
         "t3_prompt": torch.atleast_2d(builtin["t3"]["cond_prompt_speech_tokens"]).int(),
-        "prompt_token": torch.atleast_2d(builtin["gen"]["prompt_token"]).int(),
-        "prompt_feat": builtin["gen"]["prompt_feat"].float(),
-        "embedding": builtin["gen"]["embedding"].float(),
+        **_prompt(builtin["gen"]),
     }
     return save({name: tensor.cpu().contiguous() for name, tensor in made.items()})
+
+
+def _prompt(reference: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what the flow hears first. A clip that ends within a token has a mel frame more than its tokens say."""
+    tokens, mel = torch.atleast_2d(reference["prompt_token"]).int(), reference["prompt_feat"].float()
+    whole = min(tokens.shape[1], mel.shape[1] // FRAMES_A_TOKEN)
+    return {
+        "prompt_token": tokens[:, :whole],
+        "prompt_feat": mel[:, : whole * FRAMES_A_TOKEN],
+        "embedding": reference["embedding"].float(),
+    }
 
 
 def on_device(prepared: bytes, parts: Parts) -> Voice:
     """Bring a prepared voice to the device and compute what every segment of it begins with.
 
     Raises:
-        TtsError: `invalid_value` (param `voice`): not bytes that `prepare` made.
+        TtsError: `unusable_clip` (param `voice`): not bytes that `prepare` made.
     """
     tensors = _checked(prepared)
     t3, device = parts.t3, parts.device
@@ -138,7 +146,7 @@ def _checked(prepared: bytes) -> dict[str, Tensor]:
 
 
 def _unusable(why: str) -> TtsError:
-    return TtsError(ErrorCode.INVALID_VALUE, f"The recording of this voice {why}.", param="voice")
+    return TtsError(ErrorCode.UNUSABLE_CLIP, f"The recording of this voice {why}.", param="voice")
 
 
 def _resampled(wav: np.ndarray, source: int, target: int) -> np.ndarray:

@@ -57,7 +57,8 @@ def check(device: str, model: str, need: Need, *, free: int, total: int, holders
     fitting = (free - need.weights - _WORK_BYTES) // need.slot
     advice = f"There is room for --slots {fitting}." if fitting >= 1 else "There is not room for one."
     raise NoRoom(
-        f"{device} has {_gib(free)} of {_gib(total)} free, and {model} with {need.slots} slots needs {_gib(need.total)}: "
+        f"{device} has {_gib(free)} of {_gib(total)} free, and {model} with {need.slots} slots needs "
+        f"{_gib(need.total)}: "
         f"weights {_gib(need.weights)} + {need.slots} x {_gib(need.slot)} + {_gib(_WORK_BYTES)} to work in. "
         f"{advice} Held by: {', '.join(holders) or 'nobody that the driver names'}."
     )

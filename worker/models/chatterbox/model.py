@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import concurrent.futures
 import gc
-import json
 import logging
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,15 +22,16 @@ from worker.config import ChatterboxOptions
 from worker.figures import ModelFigures
 from worker.models.base import Clip, DeviceLost, StepOutput
 from worker.models.chatterbox import conditionals, guards, memory
-from worker.models.chatterbox.conditionals import Voice, VoiceCache
+from worker.models.chatterbox.conditionals import VoiceCache
 from worker.models.chatterbox.family import FAMILIES, SAMPLE_RATE, SPEECH_IDS
 from worker.models.chatterbox.guards import Guard
 from worker.models.chatterbox.noise import reseeded
 from worker.models.chatterbox.s3gen import SoundRun, SoundStage
 from worker.models.chatterbox.sampler import Sampling
-from worker.models.chatterbox.t3 import TokenRun, TokenStage
+from worker.models.chatterbox.t3 import TokenStage
 from worker.models.chatterbox.text import to_ids
 from worker.models.chatterbox.upstream import Parts, Precision, load_parts
+from worker.models.chatterbox.utterance import Part, Utterance, checkpoint_of, resumed
 from worker.models.chatterbox.watermark import Marker
 
 log = logging.getLogger("worker.models.chatterbox")
@@ -47,36 +44,6 @@ STAGES = ("decode", "vocode", "prepare")
 _BYTES_A_SAMPLE = 2
 _WATERMARK_WAIT_SECONDS = 0.005
 _PART_SEEDS = 1000  # attempts at the first part come before these
-
-
-@dataclass(slots=True)
-class Part:
-    """A piece of a segment's text: all of it, unless that never came to an end. `tokens` are final once `is_whole`."""
-
-    text: str
-    seed: int
-    tokens: list[int] = field(default_factory=list)
-    is_whole: bool = False
-    attempt: int = 0
-
-
-@dataclass(slots=True)
-class Utterance:
-    """One segment in progress."""
-
-    request: SegmentRequest
-    voice: Voice
-    parts: list[Part]
-    skip_bytes: int  # of the sound, that was delivered by another worker
-    run: TokenRun | None = None  # of the first part that is not whole
-    sound: SoundRun | None = None
-    sounding: int = 0  # number of the part that `sound` renders
-    marking: deque[concurrent.futures.Future[bytes]] = field(default_factory=deque)
-    has_sounded: bool = False
-
-    @property
-    def decoding(self) -> Part | None:
-        return next((part for part in self.parts if not part.is_whole), None)
 
 
 class ChatterboxModel:
@@ -108,6 +75,7 @@ class ChatterboxModel:
             parameters=family.parameters,
             max_segment_characters=MAX_SEGMENT_CHARACTERS,
             cloning=True,
+            min_clip_seconds=family.shortest_clip_seconds,
             watermark="perth" if self._options.watermark else "",
         )
 
@@ -190,7 +158,7 @@ class ChatterboxModel:
             skip = 0
             if request.resume is not None:
                 skip = request.resume.delivered_samples * _BYTES_A_SAMPLE
-                parts = _resumed(request.resume.checkpoint, request) or parts
+                parts = resumed(request.resume.checkpoint, request) or parts
             utterance = Utterance(request, held, parts, skip)
             self._begin_part(utterance)
             self._begin_sound(utterance)
@@ -345,7 +313,7 @@ class ChatterboxModel:
         skipped = min(utterance.skip_bytes, len(pcm))
         utterance.skip_bytes -= skipped
         pcm = pcm[skipped:]
-        return StepOutput(pcm, _checkpoint(utterance) if pcm and not finished else None, finished)
+        return StepOutput(pcm, checkpoint_of(utterance) if pcm and not finished else None, finished)
 
     @contextmanager
     def _spent(self, stage: str) -> Iterator[None]:
@@ -404,40 +372,6 @@ def _precision(asked: str, device: str) -> Precision:
     if asked == "auto":
         return Precision.BF16 if device.startswith("cuda") else Precision.FP32
     return Precision(asked)
-
-
-def _checkpoint(utterance: Utterance) -> bytes:
-    """Return what another worker needs to make the same sound: the tokens, which are all that chance has decided."""
-    parts = [
-        {
-            "text": part.text,
-            "seed": part.seed,
-            "attempt": part.attempt,
-            "is_whole": part.is_whole,
-            "tokens": base64.b64encode(np.array(part.tokens, "<u2").tobytes()).decode("ascii"),
-        }
-        for part in utterance.parts
-    ]
-    return json.dumps({"parts": parts}, separators=(",", ":")).encode()
-
-
-def _resumed(checkpoint: bytes, request: SegmentRequest) -> list[Part]:
-    """Return the parts that a checkpoint holds; none where it is empty or not one of ours, and all is made anew."""
-    if not checkpoint:
-        return []
-    try:
-        parts = [_part(body) for body in json.loads(checkpoint)["parts"]]
-    except (ValueError, KeyError, TypeError) as error:
-        log.warning("request_id=%s checkpoint unreadable, starting over: %s", request.request_id, error)
-        return []
-    return parts
-
-
-def _part(body: Mapping[str, Any]) -> Part:
-    tokens = np.frombuffer(base64.b64decode(body["tokens"], validate=True), "<u2").tolist()
-    if any(token >= SPEECH_IDS for token in tokens):
-        raise ValueError("tokens that are no sound")
-    return Part(str(body["text"]), int(body["seed"]), tokens, bool(body["is_whole"]), int(body["attempt"]))
 
 
 def _failed(why: str, text: str) -> TtsError:
