@@ -17,7 +17,7 @@ PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 STREAMS = ("segments", "chunk")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
-_DEFAULT_SLOTS = {"embedded": 2, "tone": 4} | dict.fromkeys(CHATTERBOX_MODELS, 4)
+_DEFAULT_SLOTS = {"embedded": 2, "tone": 4} | dict.fromkeys(CHATTERBOX_MODELS, 2)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FIRST_PORT = 8100
 
@@ -155,7 +155,7 @@ OPTIONS = (
     _Option(
         "--token-file", "TTS_WORKER_TOKEN_FILE", "file that holds the fleet's token; TTS_WORKER_TOKEN holds it itself"
     ),
-    _Option("--slots", "TTS_WORKER_SLOTS", "segments taken at once (default 2 for embedded, 4 for tone)"),
+    _Option("--slots", "TTS_WORKER_SLOTS", "segments taken at once (default 2, 4 for tone)"),
     _Option("--batch", "TTS_WORKER_BATCH", "segments spoken in one step; the rest wait in line here (default: slots)"),
     _Option("--device", "TTS_WORKER_DEVICE", "device of the model (default cpu)"),
     _Option(

@@ -28,7 +28,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         names = [*ENGLISH.weights, "README.md", "t3_of_another_model.safetensors"]
-        if self.path.startswith("/api/"):
+        if "/tree/" in self.path:
+            oid = "e" * 40
+            tree = [{"type": "file", "path": name, "size": len(CONTENT), "oid": oid} for name in names]
+            content = json.dumps(tree).encode()
+        elif self.path.startswith("/api/"):
             files = [{"rfilename": name} for name in names]
             content = json.dumps({"id": ENGLISH.repository, "sha": "c0ffee" * 6 + "c0ff", "siblings": files}).encode()
         else:

@@ -8,11 +8,11 @@ import pytest
 
 from tests.chatterbox.conftest import Checkpoints
 from tests.chatterbox.speaking import ALL, clip, distance, samples, wav
-from tests.e2e.cluster import Cluster
+from tests.e2e.cluster import Cluster, until
 from worker.models.chatterbox.family import ENGLISH, FAMILIES
 from worker.models.chatterbox.tiny import make
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 LONG = (
     "A sentence that goes on for quite a while, and then for some more, to be still running when its "
@@ -26,11 +26,20 @@ async def cluster(tmp_path: Path):
         yield made
 
 
+async def wait_ready(cluster: Cluster, count: int) -> None:
+    """Wait until so many workers are ready; on a busy machine the import of torch alone takes each a minute."""
+
+    async def ready() -> bool:
+        return sum(worker["state"] == "ready" for worker in await cluster.listed()) == count
+
+    await until(ready, f"{count} workers to be ready", patience_seconds=240)
+
+
 async def test_three_models_in_one_fleet(cluster: Cluster, checkpoint: Checkpoints) -> None:
     await cluster.start_gateway("--data-directory", str(cluster.directory / "data"))
     for model in ALL:
         await cluster.start_worker("--checkpoint", str(checkpoint(model)), model=model)
-    await cluster.wait_ready(3)
+    await wait_ready(cluster, 3)
     async with cluster.session.get(f"{cluster.url}/v1/models") as response:
         models = {model["id"]: model for model in (await response.json())["data"]}
     assert set(ALL) <= models.keys()
@@ -75,7 +84,9 @@ async def check_a_cloned_voice(cluster: Cluster, others: set[bytes]) -> None:
 async def test_a_worker_killed_mid_stream_is_not_heard(cluster: Cluster, tmp_path: Path) -> None:
     make(tmp_path / "weights", ENGLISH, end_at=400)
     await cluster.start_gateway("--segments", "whole")
-    await cluster.start_workers(2, "--checkpoint", str(tmp_path / "weights"), model="chatterbox")
+    for _ in range(2):
+        await cluster.start_worker("--checkpoint", str(tmp_path / "weights"), model="chatterbox")
+    await wait_ready(cluster, 2)
     undisturbed = await cluster.speak(LONG, format="pcm", seed=3)
     heard = bytearray()
     async with cluster.streaming(LONG, format="pcm", seed=3) as response:

@@ -23,7 +23,7 @@ from worker.figures import ModelFigures
 from worker.models.base import Clip, DeviceLost, StepOutput
 from worker.models.chatterbox import conditionals, guards, memory
 from worker.models.chatterbox.conditionals import VoiceCache
-from worker.models.chatterbox.family import FAMILIES, SAMPLE_RATE, SPEECH_IDS
+from worker.models.chatterbox.family import FAMILIES, SAMPLE_RATE, SILENCE, SPEECH_IDS, TOKENS_A_SECOND
 from worker.models.chatterbox.guards import Guard
 from worker.models.chatterbox.noise import reseeded
 from worker.models.chatterbox.s3gen import SoundRun, SoundStage
@@ -125,9 +125,13 @@ class ChatterboxModel:
     def warm_up(self) -> None:
         request = SegmentRequest("warm-up", 0, "Warming up.", self._family.id, DEFAULT_VOICE, seed=1)
         utterance = self.prefill(request)
-        while not (output := self.step([utterance])[0]).finished:
-            if output.error is not None:
-                raise output.error
+        self.step([utterance])
+        # Then tokens that are given: even a model that comes to no end with this text gets ready.
+        utterance.run = utterance.sound = None
+        utterance.parts = [Part(request.text, request.seed, [SILENCE] * TOKENS_A_SECOND, is_whole=True)]
+        self._begin_sound(utterance)
+        while not self.step([utterance])[0].finished:
+            pass
 
     def unload(self) -> None:
         if self._loaded is not None:
