@@ -1,5 +1,6 @@
 """Where weights come from: a directory, the cache, or once from the network; and what is said when they are nowhere."""
 
+import hashlib
 import http.server
 import json
 import os
@@ -17,6 +18,11 @@ from worker.models.chatterbox.family import ENGLISH, FAMILIES, MULTILINGUAL
 CONTENT = b"weights " * 1000
 
 
+def tag(path: str) -> str:
+    """Return what the cache tells files apart by."""
+    return hashlib.sha1(path.rsplit("/", 1)[-1].encode()).hexdigest()
+
+
 class Hub(http.server.BaseHTTPRequestHandler):
     """As much of the hub as a download asks for. `server.asked` lists the files that were fetched."""
 
@@ -29,8 +35,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def _answer(self, *, body: bool) -> None:
         names = [*ENGLISH.weights, "README.md", "t3_of_another_model.safetensors"]
         if "/tree/" in self.path:
-            oid = "e" * 40
-            tree = [{"type": "file", "path": name, "size": len(CONTENT), "oid": oid} for name in names]
+            tree = [{"type": "file", "path": name, "size": len(CONTENT), "oid": tag(name)} for name in names]
             content = json.dumps(tree).encode()
         elif self.path.startswith("/api/"):
             files = [{"rfilename": name} for name in names]
@@ -41,7 +46,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
                 self.server.asked.append(self.path.rsplit("/", 1)[1])  # type: ignore[attr-defined]
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
-        self.send_header("ETag", '"%s"' % ("e" * 40))
+        self.send_header("ETag", f'"{tag(self.path)}"')
         self.send_header("X-Repo-Commit", "c0ffee" * 6 + "c0ff")
         self.end_headers()
         if body:

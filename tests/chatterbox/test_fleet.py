@@ -32,7 +32,7 @@ async def wait_ready(cluster: Cluster, count: int) -> None:
     async def ready() -> bool:
         return sum(worker["state"] == "ready" for worker in await cluster.listed()) == count
 
-    await until(ready, f"{count} workers to be ready", patience_seconds=240)
+    await until(ready, f"{count} workers to be ready", patience_seconds=600)
 
 
 async def test_three_models_in_one_fleet(cluster: Cluster, checkpoint: Checkpoints) -> None:
