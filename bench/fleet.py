@@ -126,14 +126,23 @@ class Fleet:
 
     async def start_gateway(self, name: str, *options: str) -> Gateway:
         """Start `tts-gateway` on free ports; returns when it listens."""
+        gateway, _ = await self.start_gateway_as(name, "gateway", *options)
+        return gateway
+
+    async def start_gateway_as(
+        self, name: str, module: str, *options: str, token: str | None = None
+    ) -> tuple[Gateway, int]:
+        """Start the gateway that `module` is, on free ports; returns it and its process id when it listens. `token` is
+        the workers', where it is not the fleet's own."""
         listen = ("--listen", f"{HOST}:0", "--internal-listen", f"{HOST}:0", "--drain-timeout", "0")
-        running = await self.start(name, sys.executable, "-m", "gateway", *listen, *options)
+        environment = None if token is None else {"TTS_WORKER_TOKEN": token}
+        running = await self.start(name, sys.executable, "-m", module, *listen, *options, environment=environment)
 
         async def listening() -> re.Match[str] | None:
             return _LISTENING.search(running.log.read_text(errors="replace"))
 
         found = await self._until(listening, f"{name} to listen")
-        return Gateway(f"http://{found[1]}", f"http://{found[2]}")
+        return Gateway(f"http://{found[1]}", f"http://{found[2]}"), running.process.pid
 
     async def start_worker(self, name: str, gateway: Gateway, *options: str, module: tuple[str, ...]) -> None:
         """Start the tone worker that `module` is, with its arguments; `wait_ready` waits."""

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from wire.link import ModelInfo
+from wire.logs import set_up_logging
 from wire.segment import MAX_SEGMENT_CHARACTERS
 from worker.app import Worker
 from worker.config import Config, ConfigError, ToneOptions
-from worker.logs import configure
 from worker.models.base import StepOutput
 from worker.models.tone import CHARACTERS_A_CHUNK, ToneModel, ToneState
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"whole_text: {error}", file=sys.stderr)
         return 2
-    configure(config.log_level)
+    set_up_logging(config.log_level)
     return asyncio.run(_run(config, int(piece_characters)))
 
 

@@ -14,9 +14,10 @@ from gateway import commands, keys_command
 from gateway.app import Gateway
 from gateway.config import Config, ConfigError, add_options, read_config
 from gateway.keys import KeysError
-from gateway.logs import set_up_logging
 from gateway.voices.directory import DirectoryInUse
 from host.systemd import Systemd, listeners
+from wire.logs import set_up_logging
+from wire.tracing import NoTracing, Tracer, open_tracer
 
 log = logging.getLogger("gateway")
 
@@ -41,17 +42,21 @@ def main(arguments: list[str] | None = None) -> None:
         config = read_config(parser.parse_args(arguments))
     except ConfigError as error:
         parser.error(str(error))
-    set_up_logging(config.log_level)
+    set_up_logging(config.log_level, config.log_format)
     # systemd ends a gateway that hangs by SIGABRT: its log then tells in which line.
     faulthandler.enable()
+    try:
+        tracer = open_tracer("tts-gateway", str(config.listen), config.trace_endpoint)
+    except NoTracing as error:
+        parser.error(f"--trace-endpoint: {error}")
     try:
         if config.uvloop:
             import uvloop
 
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_serve(config))
+                runner.run(_serve(config, tracer))
         else:
-            asyncio.run(_serve(config))
+            asyncio.run(_serve(config, tracer))
     except ModuleNotFoundError as error:
         parser.error(f"--uvloop: {error}; install chatterbox-gateway[uvloop]")
     except DirectoryInUse as error:
@@ -62,14 +67,16 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         print(f"tts-gateway: cannot listen: {error.strerror or error}. Is another gateway running?", file=sys.stderr)
         sys.exit(1)
+    finally:
+        tracer.close()
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, tracer: Tracer) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    gateway = Gateway(config, Systemd(), listeners())
+    gateway = Gateway(config, Systemd(), listeners(), tracer)
     loop.add_signal_handler(signal.SIGHUP, gateway.reload_keys)
     async with gateway.running():
         log.info("listening public=%s internal=%s", gateway.addresses["public"], gateway.addresses["internal"])

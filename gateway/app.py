@@ -42,6 +42,7 @@ from gateway.registry import Registry
 from gateway.speech import SpeechOptions, SpeechService
 from gateway.voices.store import VoiceStore
 from host.systemd import Systemd
+from wire.tracing import NO_TRACER, Tracer
 
 log = logging.getLogger("gateway")
 
@@ -67,6 +68,7 @@ class Gateway:
         config: Config,
         systemd: Systemd | None = None,
         listeners: Mapping[str, Sequence[socket.socket]] | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """`listeners` are sockets that listen already, `public` or `internal`, and go before the addresses."""
         self.config = config
@@ -75,7 +77,7 @@ class Gateway:
         self.metrics = Metrics()
         self.version = importlib.metadata.version("chatterbox-gateway")
         self.live = Live(self.version)
-        self.observer = Observer(self.metrics, self.live)
+        self.observer = Observer(self.metrics, self.live, tracer)
         self.access = Access(
             _keyring(config), config.trusted_proxies, lambda code: self.metrics.rejected.labels(code).inc()
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from gateway.address import Network, is_loopback
 from gateway.balancer import Policy
 from gateway.queue import QueueOrder
+from wire import logs
 
 
 class ConfigError(Exception):
@@ -57,6 +58,8 @@ class Config:
     voice_aliases: tuple[tuple[str, str], ...] = ()
     data_directory: Path | None = None
     log_level: str = "info"
+    log_format: str = "text"
+    trace_endpoint: str = ""
     uvloop: bool = False
     keys_file: Path | None = None
     trusted_proxies: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
@@ -159,6 +162,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="connections that one address may hold, proxies and this machine apart; 0: any number (default "
         f"{default.connections_per_address})",
     )
+    add(
+        "--log-format",
+        choices=logs.FORMATS,
+        help=f"key=value pairs, or an object a line (default {default.log_format})",
+    )
+    add(
+        "--trace-endpoint",
+        metavar="URL",
+        help="where spans go, by OTLP over HTTP, like http://127.0.0.1:4318; needs the extra `tracing` (default: "
+        "OTEL_EXPORTER_OTLP_ENDPOINT, or nowhere)",
+    )
     add("--uvloop", action="store_true", default=None, help="run on uvloop (extra `uvloop`; measured: no gain)")
 
 
@@ -220,6 +234,8 @@ def read_config(options: argparse.Namespace, environment: Mapping[str, str] = os
         voice_aliases=_aliases(getattr(options, "voice_alias", None), environment.get("TTS_GATEWAY_VOICE_ALIAS")),
         data_directory=_data_directory(given("data_directory"), environment),
         log_level=choice("log_level", default.log_level, ["debug", "info", "warning", "error"]),
+        log_format=choice("log_format", default.log_format, logs.FORMATS),
+        trace_endpoint=given("trace_endpoint") or environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
         uvloop=(given("uvloop") or "").lower() in ("1", "true", "yes"),
         keys_file=Path(keys_file) if (keys_file := given("keys_file")) else None,
         trusted_proxies=_networks(given("trusted_proxies"), default.trusted_proxies),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol
@@ -15,22 +15,23 @@ import aiohttp
 
 from gateway.assembler import SegmentAudio
 from gateway.budget import RetryBudget
+from gateway.faults import Preempted, WorkerFault, WorkerRefused
+from gateway.patience import patience
 from gateway.pool import Lease, Pool, Wanted
 from gateway.queue import Standing
-from gateway.replica import Health, Replica
+from gateway.replica import Replica
 from gateway.work import Admitted
-from wire import headers
+from wire import headers, tracing
 from wire.errors import ErrorCode, TtsError
 from wire.frames import Frame, FrameError, FrameReader, FrameType
-from wire.link import WorkerState
 from wire.segment import Resume, SegmentRequest
+from wire.tracing import NO_SPAN, Span
 
 CONNECT_SECONDS = 2.0
 # No speech is so slow, at a quarter of the pace and with every digit a word: a worker that sends more fills the memory.
 MAX_SECONDS = 30.0
 MAX_SECONDS_PER_CHARACTER = 4.0
 MAX_REFUSAL_BYTES = 64 << 10
-DRAINED_GRACE_SECONDS = 1.0
 # A worker that is merely full or draining has not failed; so many such answers in a row and it is the fleet's trouble.
 MAX_REFUSALS = 20
 # No worker could do better with this segment, and none is to blame.
@@ -46,26 +47,6 @@ NEW_VOICE_SECONDS = 20.0
 # A segment that was preempted so often is left alone.
 MAX_PREEMPTIONS = 2
 _FULL_PAUSES_SECONDS = (0.005, 0.01, 0.02, 0.05)
-
-
-class WorkerFault(Exception):
-    """This worker did not speak this segment whole; another one may. `reason` is a bounded label for metrics."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
-class WorkerRefused(Exception):
-    """The worker had no free slot, or is not ready: no fault, and nothing was lost."""
-
-    def __init__(self, detail: str, *, is_full: bool) -> None:
-        super().__init__(detail)
-        self.is_full = is_full
-
-
-class Preempted(Exception):
-    """The slot is wanted by a caller with a better right to it. The segment goes on later, where it stopped."""
 
 
 class Observer(Protocol):
@@ -84,12 +65,13 @@ class Observer(Protocol):
 
 @dataclass(slots=True)
 class SegmentJourney:
-    """What happened to one segment, for the request's log line."""
+    """What happens to one segment, for the request's log line and its trace; written by its dispatch as it happens."""
 
     characters: int
     waited_seconds: float = 0.0
     tries: int = 0
     workers: list[str] = field(default_factory=list)
+    span: Span = NO_SPAN
 
 
 class Dispatcher:
@@ -119,12 +101,13 @@ class Dispatcher:
         self,
         request: SegmentRequest,
         audio: SegmentAudio,
+        journey: SegmentJourney,
         *,
         standing: Standing,
         sample_rate: int,
         admitted: Admitted,
         remaining_seconds: Callable[[], float],
-    ) -> SegmentJourney:
+    ) -> None:
         """Write the segment's whole audio into `audio`; waits for a slot, and again for each further try.
 
         `remaining_seconds` says how long a slot may be waited for, at the moment of asking. A worker that takes over in
@@ -135,7 +118,6 @@ class Dispatcher:
             TtsError: the caller's own fault (`unspeakable_text` …), no slot in time, or `worker_failed` after
                 `max_tries` workers failed.
         """
-        journey = SegmentJourney(len(request.text))
         attempt = _Attempt(request, audio, sample_rate)
         tried: frozenset[tuple[str, str]] = frozenset()
         refusals = preemptions = 0
@@ -145,16 +127,21 @@ class Dispatcher:
             asked = time.monotonic()
             async with self._pool.lease(wanted, wait_seconds=remaining_seconds()) as lease:
                 replica = lease.replica
-                journey.waited_seconds += time.monotonic() - asked
+                leased = time.monotonic()
+                journey.waited_seconds += leased - asked
+                journey.span.part("queue", asked, leased)
                 if not journey.workers:
                     self._observer.waited(journey.waited_seconds)
                     self._pool.started(admitted, len(request.text))
                 journey.workers.append(replica.id)
                 try:
-                    with self._observer.speaking(replica, request, audio, sample_rate):
+                    with (
+                        self._observer.speaking(replica, request, audio, sample_rate),
+                        _traced(journey, attempt, replica),
+                    ):
                         await self._try(lease, attempt)
                     journey.tries += 1
-                    return journey
+                    return
                 except Preempted:
                     preemptions += 1
                     self._observer.preempted()
@@ -210,7 +197,7 @@ class Dispatcher:
         clip = request.voice_sha256
         first_seconds = 0.0 if clip is None or clip in replica.warm_voices else NEW_VOICE_SECONDS
         try:
-            async with _patience(lease, stall_seconds, first_seconds) as progress:
+            async with patience(lease, stall_seconds, first_seconds) as progress:
                 await self._stream_once_free(replica, attempt, progress)
         except (aiohttp.ClientError, ConnectionError, FrameError) as error:
             raise WorkerFault(_reason(error), f"{replica.id}: {type(error).__name__}: {error}") from None
@@ -239,7 +226,7 @@ class Dispatcher:
         async with self._session.post(
             f"http://{host}:{replica.port}{headers.SEGMENTS_PATH}",
             json=attempt.request_now().to_json(),
-            headers=self._headers | {headers.REQUEST_ID: attempt.request.request_id, headers.EPOCH: replica.epoch},
+            headers=self._headers | attempt.headers(replica),
             # A worker says where it is by where it calls from; it cannot send the gateway anywhere else.
             allow_redirects=False,
         ) as response:
@@ -263,6 +250,7 @@ class _Attempt:
     audio: SegmentAudio
     sample_rate: int
     checkpoint: bytes = b""
+    span: Span = NO_SPAN  # of the present try
     resumed_at: int = 0  # samples that were there when the present try began
     accepted_at: float = 0.0  # instant at which the present worker took it
 
@@ -287,6 +275,11 @@ class _Attempt:
         if self.audio.samples == 0:
             return self.request
         return replace(self.request, resume=Resume(self.checkpoint, self.audio.samples))
+
+    def headers(self, replica: Replica) -> dict[str, str]:
+        """What tells the worker that it is meant, and its log and traces whose segment it is."""
+        names = {headers.REQUEST_ID: self.request.request_id, headers.EPOCH: replica.epoch}
+        return names | ({tracing.HEADER: self.span.traceparent} if self.span.traceparent else {})
 
     def take(self, replica: Replica, frame: Frame) -> bool:
         """Take in one frame; return whether it was the last one.
@@ -318,52 +311,19 @@ class _Attempt:
         return False
 
 
-@asynccontextmanager
-async def _patience(
-    lease: Lease, stall_seconds: float, first_seconds: float = 0.0
-) -> AsyncIterator[Callable[[], None]]:
-    """Bound the silence of a worker inside the block, and end it at once when the worker's link is lost or the slot is
-    wanted back. The first silence may last `first_seconds`, if that is longer.
-
-    Yields a function to call at each sign of progress.
-
-    Raises:
-        WorkerFault: `stalled` or `lost`.
-        Preempted: the slot is wanted back.
-    """
-    loop = asyncio.get_running_loop()
-    replica = lease.replica
-    ended: Exception | None = None
-    if replica.health is Health.GONE:
-        raise WorkerFault("lost", f"{replica.id}: its link is gone")
+@contextmanager
+def _traced(segment: SegmentJourney, attempt: _Attempt, replica: Replica) -> Iterator[None]:
+    """Trace one try, however it ends."""
+    attempt.span = segment.span.begin("try")
+    error = "cancelled"
     try:
-        async with asyncio.timeout(max(stall_seconds, first_seconds)) as limit:
-
-            def progress() -> None:
-                if ended is None:
-                    limit.reschedule(loop.time() + stall_seconds)
-
-            def end(reason: Exception, grace_seconds: float = 0.0) -> None:
-                nonlocal ended
-                ended = ended or reason
-                limit.reschedule(loop.time() + grace_seconds)
-
-            def gone() -> None:
-                # A worker that drained closes its link when its last byte is written, which may not be read here yet.
-                grace = DRAINED_GRACE_SECONDS if replica.reported is WorkerState.DRAINING else 0.0
-                end(WorkerFault("lost", f"{replica.id}: its link was lost"), grace)
-
-            replica.on_gone.add(gone)
-            lease.on_preempt = lambda: end(Preempted())
-            try:
-                yield progress
-            finally:
-                lease.on_preempt = None
-                replica.on_gone.discard(gone)
-    except TimeoutError:
-        if ended is not None:
-            raise ended from None
-        raise WorkerFault("stalled", f"{replica.id}: no sign of progress for {stall_seconds:.1f} s") from None
+        yield
+        error = ""
+    except Exception as raised:
+        error = raised.reason if isinstance(raised, WorkerFault) else type(raised).__name__
+        raise
+    finally:
+        attempt.span.end({"worker": replica.id, "resumed_at_sample": attempt.resumed_at}, error=error)
 
 
 async def _json(response: aiohttp.ClientResponse) -> object:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gateway.dispatch import SegmentJourney
 from gateway.keys import NO_LIMITS, Limits
+from wire.tracing import NO_SPAN, Attribute, Span
 
 
 class Outcome(StrEnum):
@@ -21,6 +24,27 @@ class Outcome(StrEnum):
 
 
 @dataclass(slots=True)
+class Encoding:
+    """When the codec was first and last at work, and for how long in all."""
+
+    began: float | None = None
+    ended: float = 0.0
+    seconds: float = 0.0
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """The codec works for the length of the block."""
+        began = time.monotonic()
+        if self.began is None:
+            self.began = began
+        try:
+            yield
+        finally:
+            self.ended = time.monotonic()
+            self.seconds += self.ended - began
+
+
+@dataclass(slots=True)
 class Journey:
     """Instants are `time.monotonic()`; None until it happened."""
 
@@ -29,6 +53,8 @@ class Journey:
     limits: Limits = NO_LIMITS
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
     received: float = field(default_factory=time.monotonic)
+    traceparent: str = ""  # the caller's, as sent
+    span: Span = NO_SPAN
     planned: float | None = None
     first_audio: float | None = None
     finished: float | None = None
@@ -36,9 +62,10 @@ class Journey:
     voice: str = ""
     format: str = ""
     characters: int = 0
-    segments: dict[int, SegmentJourney] = field(default_factory=dict)  # by index; those that were spoken
+    segments: dict[int, SegmentJourney] = field(default_factory=dict)  # by index; those that were begun
     segments_planned: int = 0
     plan: tuple[int, ...] = ()  # their lengths in characters
+    encoding: Encoding = field(default_factory=Encoding)
     audio_seconds: float = 0.0
     bytes_sent: int = 0
     heard_until: float = 0.0  # instant at which a client who plays as it comes has heard all that was sent
@@ -59,6 +86,28 @@ class Journey:
         self.heard_until = max(now, self.heard_until) + seconds
         self.bytes_sent += len(data)
 
+    @contextmanager
+    def segment(self, index: int, characters: int) -> Iterator[SegmentJourney]:
+        """Follow one segment for the length of the block."""
+        of = SegmentJourney(characters, span=self.span.begin("segment"))
+        self.segments[index] = of
+        try:
+            yield of
+        finally:
+            workers = ",".join(of.workers)
+            of.span.end({"index": index, "characters": characters, "tries": of.tries, "workers": workers})
+
+    def trace(self) -> None:
+        """Tell the trace of the parts that nobody followed, and end it. Never the text."""
+        if self.span is NO_SPAN:
+            return
+        if self.planned is not None:
+            self.span.part("admission", self.received, self.planned)
+        if (codec := self.encoding).began is not None:
+            about: dict[str, Attribute] = {"busy_seconds": codec.seconds, "format": self.format}
+            self.span.part("encode", codec.began, codec.ended, about)
+        self.span.end(self.log_fields(), error=self.error_code if self.outcome is Outcome.FAILED else "")
+
     def finish(self, outcome: Outcome, error_code: str = "") -> None:
         """Note the end; only the first call counts."""
         if self.outcome is None:
@@ -75,18 +124,20 @@ class Journey:
     @property
     def queue_wait_seconds(self) -> float | None:
         """How long the first segment waited for its slot; later segments wait while others are heard."""
-        return self.segments[0].waited_seconds if 0 in self.segments else None
+        first = self.segments.get(0)
+        return first.waited_seconds if first is not None and first.workers else None
 
     @property
     def real_time_factor(self) -> float | None:
         """Seconds from request to end per second of audio: below 1 is faster than real time."""
         return self.duration_seconds / self.audio_seconds if self.audio_seconds else None
 
-    def log_fields(self) -> dict[str, object]:
+    def log_fields(self) -> dict[str, Attribute]:
         """Return the fields of the request's log line. Never the text."""
         workers = sorted({worker for segment in self.segments.values() for worker in segment.workers})
-        fields: dict[str, object] = {
-            "request": self.request_id,
+        fields: dict[str, Attribute | None] = {
+            "request_id": self.request_id,
+            "trace_id": self.span.trace_id,
             "endpoint": self.endpoint,
             "caller": self.caller,
             "outcome": str(self.outcome or ""),
@@ -105,7 +156,7 @@ class Journey:
             "stall_seconds": _rounded(self.stall_seconds) or None,
             "real_time_factor": _rounded(self.real_time_factor),
         }
-        return {name: value for name, value in fields.items() if value not in ("", None)}
+        return {name: value for name, value in fields.items() if value is not None and value != ""}
 
 
 def _rounded(value: float | None) -> float | None:

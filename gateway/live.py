@@ -15,7 +15,7 @@ from typing import Any
 
 from gateway import words
 from gateway.assembler import SegmentAudio
-from gateway.dispatch import Preempted, WorkerRefused
+from gateway.faults import Preempted, WorkerRefused
 from gateway.journey import Journey, Outcome
 from gateway.pool import InLine, Pool
 from gateway.replica import Replica

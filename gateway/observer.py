@@ -1,4 +1,4 @@
-"""What is told to people: every event of note becomes its metrics and, where someone on call wants it, a log line."""
+"""What is told to people: every event of note becomes metrics, a span and, for who is on call, a log line."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from contextlib import AbstractContextManager
 from gateway.assembler import SegmentAudio
 from gateway.journey import Journey, Outcome
 from gateway.live import Live
-from gateway.logs import pairs
 from gateway.metrics import Metrics
 from gateway.replica import Replica
+from wire.logs import fields
 from wire.segment import SegmentRequest
+from wire.tracing import NO_TRACER, Tracer
 
 log = logging.getLogger("gateway")
 
@@ -19,16 +20,17 @@ log = logging.getLogger("gateway")
 class Observer:
     """Hears from pool, dispatch and api; keeps nothing itself."""
 
-    def __init__(self, metrics: Metrics, live: Live) -> None:
+    def __init__(self, metrics: Metrics, live: Live, tracer: Tracer = NO_TRACER) -> None:
         self._metrics = metrics
         self._live = live
+        self._tracer = tracer
 
     # -- the pool
 
     def joined(self, replica: Replica) -> None:
         log.info(
-            "worker joined %s",
-            pairs(
+            "worker joined",
+            extra=fields(
                 {
                     "worker": replica.id,
                     "state": replica.state,
@@ -42,16 +44,19 @@ class Observer:
 
     def changed(self, replica: Replica, before: str, reason: str) -> None:
         log.info(
-            "worker state %s", pairs({"worker": replica.id, "before": before, "after": replica.state, "reason": reason})
+            "worker state",
+            extra=fields({"worker": replica.id, "before": before, "after": replica.state, "reason": reason}),
         )
 
     def lost(self, replica: Replica, reason: str) -> None:
-        log.warning("worker lost %s", pairs({"worker": replica.id, "in_flight": replica.in_flight, "reason": reason}))
+        log.warning(
+            "worker lost", extra=fields({"worker": replica.id, "in_flight": replica.in_flight, "reason": reason})
+        )
 
     def ejected(self, replica: Replica, reason: str, pause_seconds: float) -> None:
         self._metrics.ejections.labels(reason).inc()
         log.warning(
-            "worker ejected %s", pairs({"worker": replica.id, "reason": reason, "pause_seconds": pause_seconds})
+            "worker ejected", extra=fields({"worker": replica.id, "reason": reason, "pause_seconds": pause_seconds})
         )
 
     # -- dispatch
@@ -77,10 +82,10 @@ class Observer:
         if mid_stream:
             self._metrics.failovers.inc()
         log.warning(
-            "segment failed %s",
-            pairs(
+            "segment failed",
+            extra=fields(
                 {
-                    "request": request_id,
+                    "request_id": request_id,
                     "worker": replica.id,
                     "mid_stream": mid_stream,
                     "reason": reason,
@@ -94,6 +99,7 @@ class Observer:
     def request_started(self, journey: Journey) -> None:
         self._live.request_started(journey)
         self._metrics.requests_in_progress.inc()
+        journey.span = self._tracer.begin(journey.endpoint, journey.traceparent, journey.received)
 
     def request_done(self, journey: Journey) -> None:
         self._live.request_done(journey)
@@ -115,7 +121,8 @@ class Observer:
                 metrics.cancelled.labels(_stage(journey)).inc()
             case Outcome.FAILED:
                 pass
-        log.info("request %s", pairs(journey.log_fields()))
+        journey.trace()
+        log.info("request", extra=fields(journey.log_fields()))
 
 
 def _stage(journey: Journey) -> str:

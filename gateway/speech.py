@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from gateway.assembler import SAMPLE_BYTES, SegmentAudio, joined
-from gateway.dispatch import Dispatcher
+from gateway.dispatch import Dispatcher, SegmentJourney
 from gateway.journey import Journey
 from gateway.plan import Item, Speak, plan_text
 from gateway.pool import Pool
@@ -108,11 +108,16 @@ class Speech:
 
     async def _speak_segment(self, index: int) -> None:
         segment = self._segments[index]
+        with self._journey.segment(index, len(segment.text)) as journey:
+            await self._dispatch(segment, index, journey)
+
+    async def _dispatch(self, segment: Speak, index: int, journey: SegmentJourney) -> None:
         try:
             async with asyncio.timeout(self._deadline - time.monotonic()):
-                self._journey.segments[index] = await self._dispatcher.speak(
+                await self._dispatcher.speak(
                     self._segment_request(segment),
                     self._audios[index],
+                    journey,
                     standing=self._standing,
                     sample_rate=self.sample_rate,
                     admitted=self._admitted,

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from host.systemd import Systemd
+from wire.logs import set_up_logging
+from wire.tracing import NoTracing, Tracer, open_tracer
 from worker.app import Worker, build_model
 from worker.config import CHATTERBOX_MODELS, Config, ConfigError
-from worker.logs import configure
 
 MAKE_TINY_CHECKPOINT = "make-tiny-checkpoint"
 
@@ -28,22 +29,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = Config.from_environment(arguments, os.environ)
         loop_factory = _loop_factory(config)
-    except ConfigError as error:
+        tracer = open_tracer("tts-worker", config.id, config.trace_endpoint)
+    except (ConfigError, NoTracing) as error:
         print(f"tts-worker: {error}", file=sys.stderr)
         return 2
-    configure(config.log_level)
+    set_up_logging(config.log_level, config.log_format)
     # systemd ends a worker that hangs by SIGABRT: its log then tells in which line of which thread.
     faulthandler.enable()
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
-            return runner.run(_run(config))
+            return runner.run(_run(config, tracer))
     except OSError as error:
         print(f"tts-worker: cannot listen on {config.host}:{config.port}: {error}", file=sys.stderr)
         return 1
+    finally:
+        tracer.close()
 
 
-async def _run(config: Config) -> int:
-    worker = Worker(config, build_model(config), Systemd())
+async def _run(config: Config, tracer: Tracer) -> int:
+    worker = Worker(config, build_model(config), Systemd(), tracer)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.request_stop)

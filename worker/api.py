@@ -6,16 +6,20 @@ import asyncio
 import hmac
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from aiohttp import hdrs, web
 
+from wire import tracing
 from wire.errors import ErrorCode, TtsError
 from wire.frames import FrameType, encode_frame
 from wire.headers import ACCEL_BUFFERING, EPOCH, SEGMENT_CONTENT_TYPE, SEGMENTS_PATH
+from wire.logs import fields
 from wire.segment import SegmentRequest
+from wire.tracing import Attribute, Span, Tracer
 from worker.engine import Engine
 from worker.lifecycle import Lifecycle
 from worker.metrics import Metrics
@@ -77,6 +81,7 @@ class Api:
         slots: Slots,
         voices: Voices,
         metrics: Metrics,
+        tracer: Tracer,
         token: str,
         epoch: str,
         report: Callable[[], Mapping[str, Any]],
@@ -86,6 +91,7 @@ class Api:
         self._slots = slots
         self._voices = voices
         self._metrics = metrics
+        self._tracer = tracer
         self._token = token.encode()
         self._epoch = epoch
         self._report = report
@@ -116,6 +122,7 @@ class Api:
         )
 
     async def _segments(self, request: web.Request) -> web.StreamResponse:
+        received = time.monotonic()
         self._authorise(request)
         self._recognise(request)
         segment = SegmentRequest.from_json(await _read_json(request))
@@ -129,7 +136,8 @@ class Api:
                     voice = await self._voices.prepared(segment.voice_sha256)
                     self._admit(segment)
                 sequence = self._engine.submit(segment, voice)
-                return await self._speak(request, sequence)
+                span = self._tracer.begin("segment", request.headers.get(tracing.HEADER, ""), received)
+                return await self._speak(request, sequence, span)
         except TtsError:
             self._metrics.count_segment("refused")
             raise
@@ -174,7 +182,7 @@ class Api:
             )
             raise TtsError(ErrorCode.TEXT_TOO_LONG, message, param="text")
 
-    async def _speak(self, request: web.Request, sequence: Sequence) -> web.StreamResponse:
+    async def _speak(self, request: web.Request, sequence: Sequence, span: Span) -> web.StreamResponse:
         """Write the frames of a sequence as they come. However this ends, the engine keeps nothing of it."""
         response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: SEGMENT_CONTENT_TYPE, ACCEL_BUFFERING: "no"})
         outcome = "cancelled"
@@ -192,7 +200,7 @@ class Api:
             outcome = "cancelled"
         finally:
             self._engine.cancel(sequence)
-            self._report_end(sequence, outcome)
+            self._report_end(sequence, outcome, span)
         return response
 
     def _meta(self, sequence: Sequence) -> bytes:
@@ -219,22 +227,24 @@ class Api:
                 case Ended(TtsError() as error):
                     yield encode_frame(FrameType.ERROR, error.envelope())
 
-    def _report_end(self, sequence: Sequence, outcome: str) -> None:
+    def _report_end(self, sequence: Sequence, outcome: str, span: Span) -> None:
         self._metrics.count_segment(outcome)
         summary = sequence.summary(self._engine.info.sample_rate)
         if outcome == "done":
             self._metrics.segment_seconds.observe(summary["queue_seconds"] + summary["synthesis_seconds"])
         request = sequence.request
-        log.info(
-            "request_id=%s segment=%d outcome=%s characters=%d voice=%s resumed=%d %s",
-            request.request_id,
-            request.index,
-            outcome,
-            len(request.text),
-            request.voice,
-            request.resume is not None,
-            " ".join(f"{name}={figure}" for name, figure in summary.items()),
-        )
+        about: dict[str, Attribute] = {
+            "request_id": request.request_id,
+            "segment": request.index,
+            "outcome": outcome,
+            "characters": len(request.text),
+            "voice": request.voice,
+            "resumed": request.resume is not None,
+        }
+        for stage, began, ended in sequence.stages():
+            span.part(stage, began, ended)
+        span.end(about, error=outcome if outcome != "done" else "")
+        log.info("segment", extra=fields({**about, **summary}))
 
 
 async def _read_json(request: web.Request) -> object:

@@ -19,6 +19,7 @@ from aiohttp import web
 
 from host.systemd import Systemd
 from wire.link import Command, Hello, Status, WorkerState
+from wire.tracing import NO_TRACER, Tracer
 from worker.api import Api, Slots
 from worker.config import CHATTERBOX_MODELS, Address, Config
 from worker.engine import Engine, EngineDied
@@ -44,7 +45,9 @@ _DISTRIBUTIONS = ("chatterbox-gateway", "aiohttp", "numpy", "hibari-tts", "torch
 class Worker:
     """One worker; two fit in one process. Call `start`, then `wait_stopped`; `request_stop` ends the wait."""
 
-    def __init__(self, config: Config, model: SpeechModel[Any], systemd: Systemd | None = None) -> None:
+    def __init__(
+        self, config: Config, model: SpeechModel[Any], systemd: Systemd | None = None, tracer: Tracer = NO_TRACER
+    ) -> None:
         self._config = config
         self._systemd = systemd or Systemd({})
         self._epoch = uuid.uuid4().hex
@@ -73,6 +76,7 @@ class Worker:
             slots=self._slots,
             voices=self._voices,
             metrics=self._metrics,
+            tracer=tracer,
             token=config.token,
             epoch=self._epoch,
             report=self.report,

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from wire import logs
+
 CHATTERBOX_MODELS = ("chatterbox", "chatterbox-turbo", "chatterbox-multilingual")
 MODELS = ("embedded", *CHATTERBOX_MODELS, "tone")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
@@ -80,6 +82,8 @@ class Config:
     drain_timeout_seconds: float = 60.0
     max_memory_bytes: int = 0
     log_level: str = "info"
+    log_format: str = "text"
+    trace_endpoint: str = ""
     uvloop: bool = False
     tone: ToneOptions = ToneOptions()
     chatterbox: ChatterboxOptions = ChatterboxOptions()
@@ -124,6 +128,8 @@ class Config:
             drain_timeout_seconds=given.seconds("drain_timeout", 60.0),
             max_memory_bytes=given.whole("max_memory_mb", 0, 0, 1 << 24) << 20,
             log_level=given.choice("log_level", "info", LOG_LEVELS),
+            log_format=given.choice("log_format", "text", logs.FORMATS),
+            trace_endpoint=given.text_or_empty("trace_endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),
             uvloop=given.switch("uvloop"),
             tone=_tone(given, model),
             chatterbox=_chatterbox(given, model),
@@ -167,6 +173,13 @@ OPTIONS = (
         "drain and end, to be started anew, when the process holds more memory of the host (default 0: never)",
     ),
     _Option("--log-level", "TTS_WORKER_LOG_LEVEL", f"{', '.join(LOG_LEVELS)} (default info)"),
+    _Option("--log-format", "TTS_WORKER_LOG_FORMAT", "text (key=value) or json, an object a line (default text)"),
+    _Option(
+        "--trace-endpoint",
+        "TTS_WORKER_TRACE_ENDPOINT",
+        "where spans go, by OTLP over HTTP, like http://127.0.0.1:4318; needs the extra `tracing` "
+        "(default: OTEL_EXPORTER_OTLP_ENDPOINT, or nowhere)",
+    ),
     _Option("--uvloop", "TTS_WORKER_UVLOOP", "run on uvloop, if it is installed", is_switch=True),
     _Option("--checkpoint", "TTS_WORKER_CHECKPOINT", "chatterbox: directory of the weights (default: fetched once)"),
     _Option(
@@ -233,6 +246,9 @@ class _Given:
 
     def text_or_none(self, name: str) -> str | None:
         return self.text(name, "") if name in self._values else None
+
+    def text_or_empty(self, name: str, fallback_variable: str) -> str:
+        return self._values.get(name, self.environment.get(fallback_variable, "")).strip()
 
     def choice(self, name: str, default: str, choices: Sequence[str]) -> str:
         value = self.text(name, default).lower()

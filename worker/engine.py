@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, cast
 
 from wire.errors import ErrorCode, TtsError
+from wire.logs import fields
 from wire.segment import SegmentRequest
 from worker.metrics import Metrics
 from worker.models.base import Clip, CloningModel, SpeechModel, StepOutput
@@ -303,7 +304,8 @@ class _EngineThread(threading.Thread):
             self._states[sequence.key] = self._model.prefill(sequence.request, sequence.voice)
         except Exception as error:  # boundary: the engine loop. One bad text must not end the others.
             self._fail(sequence, error)
-        self._metrics.spend("prefill", time.monotonic() - sequence.timings.started)
+        sequence.timings.prefilled = time.monotonic()
+        self._metrics.spend("prefill", sequence.timings.prefilled - sequence.timings.started)
 
     def _step(self, running: list[Sequence]) -> None:
         began = time.monotonic()
@@ -342,7 +344,8 @@ class _EngineThread(threading.Thread):
         self._forget(sequence)
         if not isinstance(error, TtsError):
             request = sequence.request
-            log.error("request_id=%s segment=%d failed", request.request_id, request.index, exc_info=error)
+            about = {"request_id": request.request_id, "segment": request.index}
+            log.error("segment failed", exc_info=error, extra=fields(about))
             error = TtsError(ErrorCode.SEGMENT_FAILED, f"the model failed: {type(error).__name__}: {str(error)[:200]}")
         self._end(sequence, SequenceState.FAILED, error)
 

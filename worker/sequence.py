@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 from wire.errors import TtsError
 from wire.segment import SegmentRequest
@@ -43,6 +44,7 @@ class Timings:
 
     submitted: float
     started: float | None = None
+    prefilled: float | None = None
     first_chunk: float | None = None
     ended: float | None = None
 
@@ -88,6 +90,19 @@ class Sequence:
             yield outputs
             if isinstance(outputs[-1], Ended):
                 return
+
+    def stages(self) -> Iterator[tuple[str, float, float]]:
+        """Yield name, begin and end of what a sequence that has ended went through, as far as it got."""
+        timings = self.timings
+        instants = {
+            "queue": timings.submitted,
+            "prefill": timings.started,
+            "synthesis": timings.prefilled,
+            "": timings.ended,
+        }
+        reached = [(name, instant) for name, instant in instants.items() if instant is not None]
+        for (name, began), (_, ended) in pairwise(reached):
+            yield name, began, ended
 
     def summary(self, sample_rate: int) -> dict[str, float | int]:
         """Return the timings of a sequence that has ended, in seconds, as the `D` frame and the log line show them.

@@ -11,8 +11,8 @@ from aiohttp import hdrs, web
 from gateway.address import Network, is_in, is_loopback, plain
 from gateway.api.errors import Handler
 from gateway.keys import Caller, Key, Keyring, Scope
-from gateway.logs import pairs
 from wire.errors import ErrorCode, TtsError
+from wire.logs import fields
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +110,8 @@ class Access:
     ) -> TtsError:
         # The route and not the path, and nothing that was presented: keys get into the wrong places.
         resource = request.match_info.route.resource
-        fields = {"address": address, "route": resource.canonical if resource else "", "key": key.id if key else ""}
-        log.info("refused %s", pairs({"code": code, **{name: value for name, value in fields.items() if value}}))
+        about = {"address": address, "route": resource.canonical if resource else "", "key": key.id if key else ""}
+        log.info("refused", extra=fields({"code": code, **{name: value for name, value in about.items() if value}}))
         self.refused(str(code))
         return TtsError(code, message)
 

@@ -18,10 +18,10 @@ from aiohttp import web
 from gateway.api.access import CALLER
 from gateway.api.errors import REQUEST_ID
 from gateway.encoder import AudioFormat, StreamEncoder, encode_whole
-from gateway.journey import Journey, Outcome
+from gateway.journey import Encoding, Journey, Outcome
 from gateway.request import SpeechRequest
 from gateway.speech import Speech, SpeechService
-from wire import headers
+from wire import headers, tracing
 from wire.errors import TRAITS, ErrorCode, TtsError
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class Answerer:
         """Follow one request from its reception to its end, and report it once, however it ends."""
         caller = request[CALLER]
         journey = Journey(endpoint, caller=caller.name, limits=caller.limits, request_id=request[REQUEST_ID])
+        journey.traceparent = request.headers.get(tracing.HEADER, "")
         self.observer.request_started(journey)
         try:
             yield journey
@@ -84,7 +85,8 @@ class Answerer:
 
     async def _whole(self, format_: AudioFormat, speech: Speech, journey: Journey) -> web.Response:
         pcm = b"".join([chunk async for chunk in speech.chunks()])
-        data = await self._run(encode_whole, pcm, format_, speech.sample_rate)
+        with journey.encoding.working():
+            data = await self._run(encode_whole, pcm, format_, speech.sample_rate)
         journey.audio_sent(data, 0.0)
         return web.Response(body=data, headers=_headers(speech, journey, format_.content_type))
 
@@ -98,7 +100,7 @@ class Answerer:
             response.headers["Cache-Control"] = "no-cache"
         async with (
             aclosing(speech.chunks()) as chunks,
-            self._encoding(format_, speech.sample_rate) as encode,
+            self._encoding(format_, speech.sample_rate, journey.encoding) as encode,
         ):
             first = await anext(chunks, b"")
             try:
@@ -115,7 +117,7 @@ class Answerer:
                 if not response.prepared or isinstance(error, ConnectionError):
                     raise
                 if not isinstance(error, TtsError):
-                    log.exception("request failed after its answer had begun: request=%s", journey.request_id)
+                    log.exception("request failed after its answer had begun: request_id=%s", journey.request_id)
                     error = TtsError(ErrorCode.INTERNAL, "The gateway failed on this request; its log has the reason.")
                 # Noted first: closing the connection cancels this very handler, which is not the caller's doing.
                 journey.finish(_outcome(error), str(error.code))
@@ -156,21 +158,22 @@ class Answerer:
             request.transport.close()
 
     @asynccontextmanager
-    async def _encoding(self, format_: AudioFormat, sample_rate: int) -> AsyncIterator[Any]:
+    async def _encoding(self, format_: AudioFormat, sample_rate: int, clock: Encoding) -> AsyncIterator[Any]:
         """Yield `encode(pcm | None) -> bytes` (None: the end), on the loop or in a thread, as the codec's cost asks."""
         encoder = StreamEncoder(format_, sample_rate)
         running: asyncio.Future[bytes] | None = None
 
         async def encode(pcm: bytes | None) -> bytes:
             nonlocal running
-            if format_.is_cheap:
-                return encoder.finish() if pcm is None else encoder.feed(pcm)
-            loop = asyncio.get_running_loop()
-            if pcm is None:
-                running = loop.run_in_executor(self.executor, encoder.finish)
-            else:
-                running = loop.run_in_executor(self.executor, encoder.feed, pcm)
-            return await asyncio.shield(running)
+            with clock.working():
+                if format_.is_cheap:
+                    return encoder.finish() if pcm is None else encoder.feed(pcm)
+                loop = asyncio.get_running_loop()
+                if pcm is None:
+                    running = loop.run_in_executor(self.executor, encoder.finish)
+                else:
+                    running = loop.run_in_executor(self.executor, encoder.feed, pcm)
+                return await asyncio.shield(running)
 
         try:
             yield encode

@@ -138,7 +138,7 @@ async def test_a_request_leaves_one_log_line_without_its_text(cluster: Cluster):
         return [line for line in gateway.log_text().splitlines() if "outcome=ok" in line]
 
     [line] = await until(logged, "the log line")
-    assert f"request={answer.headers['X-Request-Id']}" in line
+    assert f"request_id={answer.headers['X-Request-Id']}" in line
     assert "workers=w0" in line
     assert "secret" not in gateway.log_text()
 

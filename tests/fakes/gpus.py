@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import subprocess
 from pathlib import Path
 
 _SOURCE = Path(__file__).with_name("nvml.c")
+_AMD_SOURCE = Path(__file__).with_name("amd_smi.c")
 
 
 class FakeGpus:
@@ -46,6 +48,18 @@ class FakeGpus:
         fresh = self._state.with_suffix(".new")
         fresh.write_text("".join(lines))
         fresh.replace(self._state)
+
+
+def amd_library(directory: Path) -> dict[str, str]:
+    """Build a pretended libamd_smi.so with two GPUs; return the environment in which the real amdsmi loads it."""
+    wrapper = next(file for file in importlib.metadata.files("amdsmi") or [] if file.name == "amdsmi_wrapper.py")
+    wanted = set(re.findall(r"_libraries\['libamd_smi\.so'\]\.(\w+)", wrapper.read_text()))
+    there = set(re.findall(r"^int (\w+)\(", _AMD_SOURCE.read_text(), re.MULTILINE))
+    rest = directory / "rest.c"
+    rest.write_text("".join(f"int {name}(void) {{ return 2; }}\n" for name in sorted(wanted - there)))
+    library = directory / "libamd_smi.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", library, _AMD_SOURCE, rest], check=True)
+    return {"LD_LIBRARY_PATH": str(directory)}
 
 
 def _headers() -> Path:

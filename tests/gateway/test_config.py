@@ -58,6 +58,8 @@ OPTIONS = [
     ("--idle-timeout", "20", "idle_timeout", 20.0),
     ("--body-timeout", "5", "body_timeout", 5.0),
     ("--connections-per-address", "8", "connections_per_address", 8),
+    ("--log-format", "json", "log_format", "json"),
+    ("--trace-endpoint", "http://127.0.0.1:4318", "trace_endpoint", "http://127.0.0.1:4318"),
 ]
 
 

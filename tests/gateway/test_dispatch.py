@@ -76,15 +76,18 @@ class House:
     audio: SegmentAudio = field(default_factory=SegmentAudio)
 
     async def speak(self, request: SegmentRequest = REQUEST) -> SegmentJourney:
+        journey = SegmentJourney(len(request.text))
         with self.pool.admit("tone", "me", len(request.text)) as admitted:
-            return await self.dispatcher.speak(
+            await self.dispatcher.speak(
                 request,
                 self.audio,
+                journey,
                 standing=Standing("me", unspoken_characters=len(request.text)),
                 sample_rate=24_000,
                 admitted=admitted,
                 remaining_seconds=lambda: MOST_SECONDS,
             )
+        return journey
 
     async def heard_audio(self) -> bytes:
         return b"".join([chunk async for chunk in self.audio.chunks()])

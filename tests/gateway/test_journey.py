@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from gateway.dispatch import SegmentJourney
 from gateway.journey import Journey, Outcome
-from gateway.logs import pairs
 
 
 def journey() -> Journey:
@@ -74,23 +71,6 @@ def test_the_log_line_leaves_out_what_is_not_known():
 
 def test_every_request_has_an_id_of_its_own():
     assert len({Journey("/v1/tts").request_id for _ in range(100)}) == 100
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        ("plain", "plain"),
-        (1.5, "1.5"),
-        ("two words", '"two words"'),
-        ("", '""'),
-        ('a"b', r'"a\"b"'),
-        ("a=b", '"a=b"'),
-        ("line\nend", r'"line\nend"'),
-        ("\x1b[31m", r'"\u001b[31m"'),
-    ],
-)
-def test_a_log_value_cannot_be_taken_for_another_field_or_line(value: object, shown: str):
-    assert pairs({"a": 1, "b": value}) == f"a=1 b={shown}"
 
 
 def test_a_listener_who_has_heard_all_that_was_sent_waits_and_one_who_has_not_does_not():

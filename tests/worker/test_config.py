@@ -103,6 +103,7 @@ IMPOSSIBLE = [
     (["--drain-timeout", "nan"], "--drain-timeout is 'nan'"),
     (["--drain-timeout", "soon"], "--drain-timeout is 'soon'"),
     (["--log-level", "chatty"], "--log-level is 'chatty'"),
+    (["--log-format", "xml"], "--log-format is 'xml'"),
     (["--token-file", "/does/not/exist"], "--token-file /does/not/exist cannot be read"),
     (["--tone-reject"], "--model is embedded"),
 ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.gpus import FakeGpus
+from tests.fakes.gpus import FakeGpus, amd_library
 from tests.worker.harness import Process, eventually, gateway, process, segment
 from worker.gpu.amd import AmdReader
 from worker.gpu.nvidia import NvidiaReader
@@ -286,3 +286,39 @@ def test_amds_package_without_its_library_is_a_sentence_and_prints_nothing(capfd
         reader.open()
     reader.close()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("visible", [{"HIP_VISIBLE_DEVICES": "1"}, {"ROCR_VISIBLE_DEVICES": "GPU-000000000000abc1"}])
+async def test_an_amd_gpu_is_read_by_amds_own_package(tmp_path: Path, visible: dict[str, str]) -> None:
+    async with process("--device", "cuda:0", environment=amd_library(tmp_path) | visible) as worker:
+        gpu = await wait_gpu(worker, state="ok")
+        pid = worker.child.pid
+    assert pid
+    gpu.pop("age_seconds")
+    told = {name: figure for name, figure in gpu.items() if figure is not None}
+    assert told == {
+        "device": "cuda:0",
+        "state": "ok",
+        "detail": "",
+        "index": 1,
+        "uuid": "01ff74a1-0000-1000-8000-000000000000",
+        "name": "AMD Instinct MI300X",
+        "memory_total_bytes": 196592 << 20,
+        "memory_used_bytes": 150000 << 20,
+        "memory_own_bytes": 5000,
+        "memory_other_bytes": 700,
+        "other_processes": 1,
+        "utilization_ratio": 0.87,
+        "temperature_celsius": 64,
+        "temperature_limit_celsius": 110,
+        "power_watts": 612,
+        "clock_hertz": 1.9e9,
+        "clock_limit_hertz": 2.1e9,
+        "xid_errors": 0,
+    }
+
+
+async def test_an_amd_gpu_that_answers_no_more_is_lost(tmp_path: Path) -> None:
+    environment = amd_library(tmp_path) | {"HIP_VISIBLE_DEVICES": "1", "FAKE_AMD_SMI_GONE": "1"}
+    async with process("--device", "cuda:0", environment=environment) as worker:
+        assert "NOT_FOUND" in (await wait_gpu(worker, state="lost"))["detail"]
