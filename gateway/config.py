@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from gateway.address import Network, is_loopback
 from gateway.balancer import Policy
@@ -41,7 +42,7 @@ class Config:
     worker_token: str = field(default="", repr=False)
     policy: Policy = Policy.LEAST_CONNECTIONS
     queue_order: QueueOrder = QueueOrder.SHORTEST_FIRST
-    queue_timeout: float = 30.0
+    queue_timeout: float = 60.0  # above the patience, so that who waits long gets his turn before he is refused
     queue_patience: float = 30.0
     max_queue_seconds: float = 300.0
     whole: bool = False
@@ -68,112 +69,116 @@ class Config:
     connections_per_address: int = 256
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the gateway's flags. Each has an environment variable, TTS_GATEWAY_ and its name in capitals."""
-    default = Config()
-    add = parser.add_argument
-    add("--listen", metavar="HOST:PORT", help=f"public listener (default {default.listen})")
-    add(
-        "--internal-listen",
-        metavar="HOST:PORT",
-        help=f"control link, admin and metrics; not for the public (default {default.internal_listen})",
-    )
-    add("--worker-token-file", metavar="FILE", help="file with the token shared with the workers (or TTS_WORKER_TOKEN)")
-    add("--policy", choices=[*map(str, Policy)], help=f"which free worker gets a segment (default {default.policy})")
-    add(
-        "--queue-order",
-        choices=[*map(str, QueueOrder)],
-        help=f"which segment goes first (default {default.queue_order})",
-    )
-    add(
-        "--queue-timeout",
-        type=float,
-        help=f"seconds a request waits for its first slot (default {default.queue_timeout:g})",
-    )
-    add(
-        "--queue-patience",
-        type=float,
-        help=f"seconds after which a request without a slot passes shorter ones (default {default.queue_patience:g})",
-    )
-    add(
-        "--max-queue-seconds",
-        type=float,
-        help=f"seconds of work that may wait before requests are refused (default {default.max_queue_seconds:g})",
-    )
-    add("--segments", choices=["sentences", "whole"], help="how a text is cut (default sentences; whole: not at all)")
-    add("--first-characters", type=int, help=f"longest first segment (default {default.first_characters})")
-    add("--segment-characters", type=int, help=f"longest other segment (default {default.segment_characters})")
-    add(
-        "--look-ahead",
-        type=int,
-        help="segments of one request under way at once (default 0: twice as many as the fleet has slots)",
-    )
-    add("--max-characters", type=int, help=f"longest text of a request (default {default.max_characters})")
-    add(
-        "--max-tries",
-        type=int,
-        help=f"workers that may fail one segment before the request fails (default {default.max_tries})",
-    )
-    add(
-        "--stall-timeout",
-        type=float,
-        help=f"shortest silence that counts as a hang; long segments get longer (default {default.stall_timeout:g})",
-    )
-    add("--request-timeout", type=float, help=f"seconds for a whole request (default {default.request_timeout:g})")
-    add(
-        "--reader-timeout",
-        type=float,
-        help=f"seconds that a listener may take nothing (default {default.reader_timeout:g})",
-    )
-    add(
-        "--drain-timeout",
-        type=float,
-        help=f"seconds that requests may still take at a stop (default {default.drain_timeout:g})",
-    )
-    add("--default-model", help="model of requests that name none (default: the first by name)")
-    add("--voice-alias", action="append", metavar="NAME=VOICE", help="another name for a voice; may be repeated")
-    add(
-        "--data-directory",
-        metavar="DIR",
-        help="where uploaded voices are kept, for one gateway (default: systemd's STATE_DIRECTORY; else none are)",
-    )
-    add("--log-level", choices=["debug", "info", "warning", "error"], help=f"(default {default.log_level})")
-    add(
-        "--keys-file",
-        metavar="FILE",
-        help="API keys, made by tts-gateway keys add; SIGHUP reads them anew (default: none; only callers on this "
-        "machine are answered)",
-    )
-    add(
-        "--trusted-proxies",
-        metavar="NETWORK,...",
-        help="proxies whose X-Forwarded-For is believed (default 127.0.0.0/8,::1/128)",
-    )
-    add(
-        "--idle-timeout",
-        type=float,
-        help="seconds that a connection may take for a request's headers, or between requests; keep it above the "
-        f"proxy's own (default {default.idle_timeout:g})",
-    )
-    add("--body-timeout", type=float, help=f"seconds for a request's body to arrive (default {default.body_timeout:g})")
-    add(
-        "--connections-per-address",
-        type=int,
-        help="connections that one address may hold, proxies and this machine apart; 0: any number (default "
-        f"{default.connections_per_address})",
-    )
-    add(
-        "--log-format",
-        choices=logs.FORMATS,
-        help=f"key=value pairs, or an object a line (default {default.log_format})",
-    )
-    add(
-        "--trace-endpoint",
-        metavar="URL",
-        help="where spans go, by OTLP over HTTP, like http://127.0.0.1:4318; needs the extra `tracing` (default: "
+_DEFAULTS = Config()
+
+
+class Option(NamedTuple):
+    """One flag, its environment variable (TTS_GATEWAY_ and the name in capitals) and the field of Config that it fills.
+    `help` shows the default where it has braces. With `low` and `high` it is a number between them, whole where the
+    default is."""
+
+    name: str
+    help: str
+    metavar: str | None = None
+    choices: tuple[str, ...] | None = None
+    low: float | None = None
+    high: float = 0.0
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+
+OPTIONS = (
+    Option("listen", "public listener (default {})", "HOST:PORT"),
+    Option("internal_listen", "control link, admin and metrics; not for the public (default {})", "HOST:PORT"),
+    Option("worker_token_file", "file with the token shared with the workers (or TTS_WORKER_TOKEN)", "FILE"),
+    Option("policy", "which free worker gets a segment (default {})", choices=tuple(map(str, Policy))),
+    Option("queue_order", "which segment goes first (default {})", choices=tuple(map(str, QueueOrder))),
+    Option("queue_timeout", "seconds a request waits for its first slot (default {})", low=0, high=3600),
+    Option(
+        "queue_patience", "seconds after which a request without a slot passes shorter ones (default {})",
+        low=0, high=3600,
+    ),
+    Option(
+        "max_queue_seconds", "seconds of work that may wait before requests are refused (default {})",
+        low=0, high=86400,
+    ),
+    Option(
+        "segments", "how a text is cut (default sentences; whole: not at all)", choices=("sentences", "whole")
+    ),
+    Option("first_characters", "longest first segment (default {})", low=20, high=8192),
+    Option("segment_characters", "longest other segment (default {})", low=20, high=8192),
+    Option(
+        "look_ahead", "segments of one request under way at once (default 0: twice as many as the fleet has slots)",
+        low=0, high=4096,
+    ),
+    Option("max_characters", "longest text of a request (default {})", low=1, high=500_000),
+    Option(
+        "max_tries", "workers that may fail one segment before the request fails (default {})", low=1, high=100
+    ),
+    Option(
+        "stall_timeout", "shortest silence that counts as a hang; long segments get longer (default {})",
+        low=0.1, high=600,
+    ),
+    Option("request_timeout", "seconds for a whole request (default {})", low=1, high=86400),
+    Option("reader_timeout", "seconds that a listener may take nothing (default {})", low=1, high=86400),
+    Option("drain_timeout", "seconds that requests may still take at a stop (default {})", low=0, high=3600),
+    Option("default_model", "model of requests that name none (default: the first by name)"),
+    Option("voice_alias", "another name for a voice; may be repeated", "NAME=VOICE"),
+    Option(
+        "data_directory",
+        "where uploaded voices are kept, for one gateway (default: systemd's STATE_DIRECTORY; else none are)", "DIR",
+    ),
+    Option("log_level", "(default {})", choices=("debug", "info", "warning", "error")),
+    Option(
+        "keys_file",
+        "API keys, made by tts-gateway keys add; SIGHUP reads them anew (default: none; only callers on this machine "
+        "are answered)",
+        "FILE",
+    ),
+    Option(
+        "trusted_proxies", "proxies whose X-Forwarded-For is believed (default 127.0.0.0/8,::1/128)", "NETWORK,..."
+    ),
+    Option(
+        "idle_timeout",
+        "seconds that a connection may take for a request's headers, or between requests; keep it above the proxy's "
+        "own (default {})",
+        low=1, high=3600,
+    ),
+    Option("body_timeout", "seconds for a request's body to arrive (default {})", low=0.1, high=3600),
+    Option(
+        "connections_per_address",
+        "connections that one address may hold, proxies and this machine apart; 0: any number (default {})",
+        low=0, high=1_000_000,
+    ),
+    Option("log_format", "key=value pairs, or an object a line (default {})", choices=tuple(logs.FORMATS)),
+    Option(
+        "trace_endpoint",
+        "where spans go, by OTLP over HTTP, like http://127.0.0.1:4318; needs the extra `tracing` (default: "
         "OTEL_EXPORTER_OTLP_ENDPOINT, or nowhere)",
-    )
-    add("--uvloop", action="store_true", default=None, help="run on uvloop (extra `uvloop`; measured: no gain)")
+        "URL",
+    ),
+    Option("uvloop", "run on uvloop (extra `uvloop`; measured: no gain)"),
+)  # fmt: skip
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the gateway's flags."""
+    for option in OPTIONS:
+        default = getattr(_DEFAULTS, option.name, None)
+        shown = f"{default:g}" if isinstance(default, float) else default
+        settings: dict[str, Any] = {"help": option.help.format(shown)}
+        match option.name, default:
+            case "voice_alias", _:
+                settings |= {"action": "append", "metavar": option.metavar}
+            case _, bool():
+                settings |= {"action": "store_true", "default": None}
+            case _, int() | float() if option.low is not None:
+                settings |= {"type": type(default)}
+            case _:
+                settings |= {"choices": option.choices, "metavar": option.metavar}
+        parser.add_argument(option.flag, **settings)
 
 
 def read_config(options: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Config:
@@ -182,66 +187,32 @@ def read_config(options: argparse.Namespace, environment: Mapping[str, str] = os
     Raises:
         ConfigError: naming the option.
     """
-    default = Config()
 
     def given(name: str) -> str | None:
         flag = getattr(options, name, None)
         value = environment.get(f"TTS_GATEWAY_{name.upper()}") if flag is None else flag
         return None if value is None else str(value)
 
-    def number(name: str, fallback: float, low: float, high: float) -> float:
-        text = given(name)
-        try:
-            value = fallback if text is None else float(text)
-        except ValueError:
-            raise ConfigError(f"{_flag(name)} must be a number, not {text!r}") from None
-        if not low <= value <= high:
-            raise ConfigError(f"{_flag(name)} must lie between {low:g} and {high:g}; it is {value:g}")
-        return value
-
-    def whole_number(name: str, fallback: int, low: int, high: int) -> int:
-        value = number(name, fallback, low, high)
-        if value != int(value):
-            raise ConfigError(f"{_flag(name)} must be a whole number; it is {value:g}")
-        return int(value)
-
-    def choice(name: str, fallback: str, allowed: Sequence[str]) -> str:
-        value = given(name) or fallback
-        if value not in allowed:
-            raise ConfigError(f"{_flag(name)} must be one of {', '.join(allowed)}; it is {value!r}")
-        return value
-
+    numbers = {option.name: _number(option, given(option.name)) for option in OPTIONS if option.low is not None}
+    chosen = {option.name: _choice(option, given(option.name)) for option in OPTIONS if option.choices is not None}
+    keys_file = given("keys_file")
     config = Config(
-        listen=parse_address("--listen", given("listen") or str(default.listen)),
-        internal_listen=parse_address("--internal-listen", given("internal_listen") or str(default.internal_listen)),
+        **numbers,
+        listen=parse_address("--listen", given("listen") or str(_DEFAULTS.listen)),
+        internal_listen=parse_address("--internal-listen", given("internal_listen") or str(_DEFAULTS.internal_listen)),
         worker_token=_token(given("worker_token_file"), environment),
-        policy=Policy(choice("policy", default.policy, list(Policy))),
-        queue_order=QueueOrder(choice("queue_order", default.queue_order, list(QueueOrder))),
-        queue_timeout=number("queue_timeout", default.queue_timeout, 0, 3600),
-        queue_patience=number("queue_patience", default.queue_patience, 0, 3600),
-        max_queue_seconds=number("max_queue_seconds", default.max_queue_seconds, 0, 86400),
-        whole=choice("segments", "sentences", ["sentences", "whole"]) == "whole",
-        first_characters=whole_number("first_characters", default.first_characters, 20, 8192),
-        segment_characters=whole_number("segment_characters", default.segment_characters, 20, 8192),
-        look_ahead=whole_number("look_ahead", default.look_ahead, 0, 4096),
-        max_characters=whole_number("max_characters", default.max_characters, 1, 500_000),
-        max_tries=whole_number("max_tries", default.max_tries, 1, 100),
-        stall_timeout=number("stall_timeout", default.stall_timeout, 0.1, 600),
-        request_timeout=number("request_timeout", default.request_timeout, 1, 86400),
-        reader_timeout=number("reader_timeout", default.reader_timeout, 1, 86400),
-        drain_timeout=number("drain_timeout", default.drain_timeout, 0, 3600),
+        policy=Policy(chosen["policy"]),
+        queue_order=QueueOrder(chosen["queue_order"]),
+        whole=chosen["segments"] == "whole",
         default_model=given("default_model"),
         voice_aliases=_aliases(getattr(options, "voice_alias", None), environment.get("TTS_GATEWAY_VOICE_ALIAS")),
         data_directory=_data_directory(given("data_directory"), environment),
-        log_level=choice("log_level", default.log_level, ["debug", "info", "warning", "error"]),
-        log_format=choice("log_format", default.log_format, logs.FORMATS),
+        log_level=chosen["log_level"],
+        log_format=chosen["log_format"],
         trace_endpoint=given("trace_endpoint") or environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
         uvloop=(given("uvloop") or "").lower() in ("1", "true", "yes"),
-        keys_file=Path(keys_file) if (keys_file := given("keys_file")) else None,
-        trusted_proxies=_networks(given("trusted_proxies"), default.trusted_proxies),
-        idle_timeout=number("idle_timeout", default.idle_timeout, 1, 3600),
-        body_timeout=number("body_timeout", default.body_timeout, 0.1, 3600),
-        connections_per_address=whole_number("connections_per_address", default.connections_per_address, 0, 1_000_000),
+        keys_file=Path(keys_file) if keys_file else None,
+        trusted_proxies=_networks(given("trusted_proxies"), _DEFAULTS.trusted_proxies),
     )
     if not config.worker_token and not config.internal_listen.is_loopback:
         raise ConfigError(
@@ -278,8 +249,26 @@ def parse_address(option: str, text: str) -> Address:
     return Address(host.removeprefix("[").removesuffix("]"), int(port))
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def _number(option: Option, text: str | None) -> Any:
+    default = getattr(_DEFAULTS, option.name)
+    assert option.low is not None
+    try:
+        value = float(default if text is None else text)
+    except ValueError:
+        raise ConfigError(f"{option.flag} must be a number, not {text!r}") from None
+    if not option.low <= value <= option.high:
+        raise ConfigError(f"{option.flag} must lie between {option.low:g} and {option.high:g}; it is {value:g}")
+    if isinstance(default, int) and value != int(value):
+        raise ConfigError(f"{option.flag} must be a whole number; it is {value:g}")
+    return type(default)(value)
+
+
+def _choice(option: Option, text: str | None) -> str:
+    assert option.choices is not None
+    value = text or str(getattr(_DEFAULTS, option.name, option.choices[0]))
+    if value not in option.choices:
+        raise ConfigError(f"{option.flag} must be one of {', '.join(option.choices)}; it is {value!r}")
+    return value
 
 
 def _token(file: str | None, environment: Mapping[str, str]) -> str:
