@@ -16,8 +16,9 @@ import aiohttp
 from gateway.assembler import SegmentAudio
 from gateway.budget import RetryBudget
 from gateway.faults import Preempted, WorkerFault, WorkerRefused
+from gateway.lease import Lease, Wanted
 from gateway.patience import patience
-from gateway.pool import Lease, Pool, Wanted
+from gateway.pool import Pool
 from gateway.queue import Standing
 from gateway.replica import Replica
 from gateway.work import Admitted

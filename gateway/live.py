@@ -17,7 +17,8 @@ from gateway import words
 from gateway.assembler import SegmentAudio
 from gateway.faults import Preempted, WorkerRefused
 from gateway.journey import Journey, Outcome
-from gateway.pool import InLine, Pool
+from gateway.lease import InLine
+from gateway.pool import Pool
 from gateway.replica import Replica
 from wire.gpu import Gpu
 from wire.segment import SegmentRequest

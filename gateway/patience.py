@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from gateway.faults import Preempted, WorkerFault
-from gateway.pool import Lease
+from gateway.lease import Lease
 from gateway.replica import Health
 from wire.link import WorkerState
 

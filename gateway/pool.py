@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
@@ -13,6 +12,7 @@ from gateway import admission, balancer, ejection
 from gateway.admission import Backlog
 from gateway.balancer import Policy
 from gateway.known import Known
+from gateway.lease import InLine, Lease, Waiter, Wanted
 from gateway.missing import Loss, Missing
 from gateway.pace import Pace
 from gateway.queue import Entry, QueueOrder, Standing, WaitingLine
@@ -29,50 +29,6 @@ class Observer(Protocol):
     def changed(self, replica: Replica, before: str, reason: str) -> None: ...
     def lost(self, replica: Replica, reason: str) -> None: ...
     def ejected(self, replica: Replica, reason: str, pause_seconds: float) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What one segment needs of a replica, and its request's standing in the line."""
-
-    model: str
-    voice: str
-    standing: Standing
-    characters: int
-    is_first: bool = False
-    tried: frozenset[tuple[str, str]] = frozenset()
-    may_be_preempted: bool = True
-    request_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class InLine:
-    """A waiting segment, for people who look at the line."""
-
-    request_id: str
-    characters: int
-    waited_seconds: float
-
-
-@dataclass(eq=False, slots=True)
-class Lease:
-    """A segment's hold on one slot. Made and ended by the pool only, inside `Pool.lease`.
-
-    Its holder may set `on_preempt`: a function that makes it give the slot back soon, because somebody else has a
-    better right to it. It is called at most once, and never after the lease has ended.
-    """
-
-    replica: Replica
-    wanted: Wanted
-    on_preempt: Callable[[], None] | None = None
-    heir: _Waiter | None = None  # who gets the slot when it comes back, once the holder was asked for it
-
-
-@dataclass(eq=False, slots=True)
-class _Waiter:
-    wanted: Wanted
-    future: asyncio.Future[Lease] = field(repr=False)
-    entry: Entry[_Waiter] | None = field(default=None, repr=False)
 
 
 class Pool:
@@ -98,7 +54,7 @@ class Pool:
         self._random = random
         self._clock = clock
         self._replicas: dict[str, Replica] = {}
-        self._lines: dict[str, WaitingLine[_Waiter]] = {}
+        self._lines: dict[str, WaitingLine[Waiter]] = {}
         self._work = WaitingWork()
         self._leases: set[Lease] = set()
         self._turns = 0
@@ -306,7 +262,7 @@ class Pool:
     # -- the line ---------------------------------------------------------------------------------------------------
 
     async def _acquire(self, wanted: Wanted, wait_seconds: float) -> Lease:
-        waiter = _Waiter(wanted, asyncio.get_running_loop().create_future())
+        waiter = Waiter(wanted, asyncio.get_running_loop().create_future())
         line = self._lines.get(wanted.model)
         if line is None:
             line = self._lines[wanted.model] = WaitingLine(self._order, patience_seconds=self._patience_seconds)
@@ -350,7 +306,7 @@ class Pool:
                 waiter, replica = taken
                 self._grant(waiter, replica)
 
-    def _grant(self, waiter: _Waiter, replica: Replica) -> None:
+    def _grant(self, waiter: Waiter, replica: Replica) -> None:
         lease = Lease(replica, waiter.wanted)
         self._leases.add(lease)
         self._turns += 1
@@ -358,7 +314,7 @@ class Pool:
         replica.in_flight += 1
         waiter.future.set_result(lease)
 
-    def _preempt_for(self, waiter: _Waiter, line: WaitingLine[_Waiter]) -> None:
+    def _preempt_for(self, waiter: Waiter, line: WaitingLine[Waiter]) -> None:
         """Ask a holder who has a lesser right to its slot for it; of several the one whose end is furthest.
 
         The order of the line decides who gets the next free slot, but a flood leaves none free: whoever comes then
@@ -382,7 +338,7 @@ class Pool:
             assert victim.on_preempt is not None
             victim.on_preempt()
 
-    def _place(self, waiter: _Waiter) -> Replica | None:
+    def _place(self, waiter: Waiter) -> Replica | None:
         if waiter.future.done():  # cancelled, but its task has not run yet: it leaves the line by itself
             return None
         wanted = waiter.wanted
@@ -403,7 +359,7 @@ class Pool:
             random=self._random,
         )
 
-    def _abandon(self, line: WaitingLine[_Waiter], entry: Entry[_Waiter]) -> None:
+    def _abandon(self, line: WaitingLine[Waiter], entry: Entry[Waiter]) -> None:
         line.discard(entry)
         future = entry.item.future
         if future.done() and not future.cancelled():

@@ -5,7 +5,8 @@ import random
 import pytest
 
 from gateway.ejection import FAILURES_TO_EJECT
-from gateway.pool import Pool, Wanted
+from gateway.lease import Wanted
+from gateway.pool import Pool
 from gateway.queue import Standing
 from gateway.replica import Health, Replica
 from tests.gateway.builders import Heard, pool, replica, status

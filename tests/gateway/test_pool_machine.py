@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
 
-from gateway.pool import Lease, Wanted
+from gateway.lease import Lease, Wanted
 from gateway.queue import Priority, Standing
 from gateway.replica import Health, Replica
 from tests.gateway.builders import pool, replica, status
