@@ -84,8 +84,14 @@ def test_the_configuration_is_frozen() -> None:
 
 
 IMPOSSIBLE = [
-    (["--model", "parrot"], "--model is 'parrot'; it must be one of embedded, tone"),
+    (["--model", "parrot"], "--model is 'parrot'; it must be one of embedded, chatterbox"),
     (["--slots", "0"], "--slots is '0'; it must be a whole number from 1 to 4096"),
+    (["--checkpoint", "/srv/weights"], "--checkpoint, --precision, --stream, --watermark and --voice-cache-mb are for"),
+    (
+        ["--model", "chatterbox", "--precision", "int4"],
+        "--precision is 'int4'; it must be one of auto, fp32, tf32, bf16",
+    ),
+    (["--model", "chatterbox", "--stream", "all"], "--stream is 'all'; it must be one of segments, chunk"),
     (["--slots", "two"], "--slots is 'two'"),
     (["--slots", "2", "--batch", "3"], "--batch 3 exceeds --slots 2"),
     (["--port", "65536"], "--port is '65536'"),
