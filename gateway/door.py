@@ -29,7 +29,21 @@ class LimitedRunner(web.AppRunner):
         server = super().server
         if server is None or not self._connections_per_address:
             return server
-        return lambda: _Door(server, self._connections_per_address)
+        return _Doors(server, self._connections_per_address)
+
+
+class _Doors:
+    """aiohttp's server, but for the protocol that it begins a connection with."""
+
+    def __init__(self, server: web.Server, connections_per_address: int) -> None:
+        self._server = server
+        self._connections_per_address = connections_per_address
+
+    def __call__(self) -> asyncio.Protocol:
+        return _Door(self._server, self._connections_per_address)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._server, name)  # its connections, and its shutdown
 
 
 class _Door(asyncio.Protocol):
