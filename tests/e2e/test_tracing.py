@@ -107,10 +107,10 @@ async def test_in_one_process_the_spans_are_those_of_the_sdk(tmp_path: Path) -> 
     exporter = InMemorySpanExporter()
     tracer = OpenTelemetry("both", "1", SimpleSpanProcessor(exporter))
     free = Address("127.0.0.1", 0)
-    async with Gateway(GatewayConfig(listen=free, internal_listen=free), tracer).running() as gateway:
+    async with Gateway(GatewayConfig(listen=free, internal_listen=free), tracer=tracer).running() as gateway:
         internal = gateway.addresses["internal"]
         settings = worker_config(gateways=(GatewayAddress(internal.host, internal.port),))
-        worker = Worker(settings, build_model(settings), tracer)
+        worker = Worker(settings, build_model(settings), tracer=tracer)
         await worker.start()
         stopped = asyncio.create_task(worker.wait_stopped())
         async with aiohttp.ClientSession(f"http://{gateway.addresses['public']}") as http:
