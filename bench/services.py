@@ -27,7 +27,7 @@ _SLOTS_OF_A_LINE = "64"
 
 _OUR_WORKER = ("worker",)
 # Defaults of tts-gateway.
-_TIMES = (("--queue-patience", 30.0), ("--queue-timeout", 30.0), ("--stall-timeout", 5.0), ("--request-timeout", 600.0))
+_TIMES = (("--queue-patience", 30.0), ("--queue-timeout", 60.0), ("--stall-timeout", 5.0), ("--request-timeout", 600.0))
 
 
 class Started(NamedTuple):
