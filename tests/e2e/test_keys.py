@@ -338,7 +338,7 @@ async def test_a_request_counts_for_its_key_and_not_for_its_address(fleet: Fleet
     await fleet.say(fleet.key["all"], X_Request_Id="by-other-key", X_Forwarded_For=STRANGER)
 
     async def callers() -> set[str]:  # a request's line follows its last byte
-        found = re.findall(r"request=by-(?:other-)?key .*caller=(key:\w+)", gateway.log_text())
+        found = re.findall(r"request_id=by-(?:other-)?key .*caller=(key:\w+)", gateway.log_text())
         return set(found) if len(found) == 2 else set()
 
     assert len(await until(callers, "both requests in the log")) == 2
