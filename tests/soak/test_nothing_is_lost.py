@@ -33,7 +33,8 @@ def text_of(chance: random.Random, words: int) -> str:
 async def test_while_workers_are_killed_stopped_and_restarted_at_random(cluster: Cluster, scale: Scale):
     short, long = scale.of(4_000, 100_000), scale.of(60, 1_000)
     per_second = 80.0
-    await cluster.start_gateway()
+    # One caller asks for everything, while half of the fleet is away: how much may wait is another test's subject.
+    await cluster.start_gateway("--max-queue-seconds", "86400", "--queue-timeout", "600")
     await cluster.start_workers(4, *PACE)
     chaos = Chaos(cluster, 11, *PACE)
     chaos_task = asyncio.create_task(chaos.run())
