@@ -1,5 +1,5 @@
-"""What it costs to be watched: CPU of the gateway for the same requests with and without metrics, log line and scrapes,
-in turns, and the time of a scrape of a large fleet. Run it as `python -m bench.observing`."""
+"""What it costs to be watched: CPU of the gateway for the same requests with and without metrics, log line, scrapes and
+open pages, in turns, and the time of a scrape of a large fleet. Run it as `python -m bench.observing`."""
 
 from __future__ import annotations
 
@@ -31,8 +31,11 @@ _SCRAPES = 20
 _REPORTS: set[asyncio.Task[None]] = set()
 
 
-async def _turn(http: aiohttp.ClientSession, gateway: Gateway, pid: int, rate: float, seconds: float) -> float:
-    """Send `rate` requests a second, whatever becomes of them, and scrape; return CPU milliseconds for each request."""
+async def _turn(
+    http: aiohttp.ClientSession, gateway: Gateway, pid: int, rate: float, seconds: float, viewers: int
+) -> float:
+    """Send `rate` requests a second, whatever becomes of them, scrape, and read the live figures as so many pages do;
+    return CPU milliseconds for each request."""
     process = psutil.Process(pid)
 
     async def request() -> None:
@@ -47,16 +50,24 @@ async def _turn(http: aiohttp.ClientSession, gateway: Gateway, pid: int, rate: f
                 await response.read()
             await asyncio.sleep(_SCRAPE_EVERY_SECONDS)
 
+    async def view() -> None:
+        async with http.get(f"{gateway.url}/v1/live") as response:
+            async for _ in response.content.iter_any():
+                pass
+
+    watching = [asyncio.create_task(scrape()), *(asyncio.create_task(view()) for _ in range(viewers))]
+    await asyncio.sleep(_SETTLE_SECONDS)
     before, began, sent = process.cpu_times(), time.monotonic(), 0
-    scraping = asyncio.create_task(scrape())
     async with asyncio.TaskGroup() as group:
         while (now := time.monotonic() - began) < seconds:
             while sent < now * rate:
                 group.create_task(request())
                 sent += 1
             await asyncio.sleep(0.5 / rate)
-    scraping.cancel()
     after = process.cpu_times()
+    for task in watching:
+        task.cancel()
+    await asyncio.gather(*watching, return_exceptions=True)
     cpu_seconds: float = after.user + after.system - before.user - before.system
     return cpu_seconds / sent * 1000
 
@@ -126,21 +137,22 @@ async def _run(options: argparse.Namespace, console: Console) -> None:
             Fleet(Path(folder)) as fleet,
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=False) as http,
         ):
-            sides: list[tuple[Gateway, int]] = []
-            for name, module in (("watched", "gateway"), ("alone", "bench.unobserved")):
+            sides: list[tuple[Gateway, int, int]] = []
+            for name, module, viewers in (("watched", "gateway", options.viewers), ("alone", "bench.unobserved", 0)):
                 gateway, pid = await fleet.start_gateway_as(name, module)
                 for number in range(_WORKERS):
                     await fleet.start_worker(f"{name}-{number}", gateway, "--slots", "32", module=("worker",))
                 await fleet.wait_ready(gateway, _WORKERS)
-                sides.append((gateway, pid))
+                sides.append((gateway, pid, viewers))
             for turn in range(options.turns + 1):
                 # The first turn warms both up and does not count; then each side goes first in every other turn.
                 order = sides if turn % 2 else sides[::-1]
                 cost = {}
-                for gateway, pid in order:
-                    cost[pid] = await _turn(http, gateway, pid, options.rate, options.seconds if turn else 3.0)
+                for gateway, pid, viewers in order:
+                    seconds = options.seconds if turn else 3.0
+                    cost[pid] = await _turn(http, gateway, pid, options.rate, seconds, viewers)
                     await asyncio.sleep(_SETTLE_SECONDS)
-                watched, alone = (cost[pid] for _, pid in sides)
+                watched, alone = (cost[pid] for _, pid, _ in sides)
                 if turn:
                     ratios.append(watched / alone)
                     console.print(
@@ -164,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=200.0, metavar="RPS", help="requests a second (default: 200)")
     parser.add_argument("--turns", type=int, default=6, metavar="N", help="of each side (default: 6)")
     parser.add_argument("--seconds", type=float, default=12.0, metavar="S", help="of a turn (default: 12)")
+    parser.add_argument("--viewers", type=int, default=10, metavar="N", help="pages open on it (default: 10)")
     asyncio.run(_run(parser.parse_args(arguments), Console(highlight=False)))
     return 0
 
