@@ -39,12 +39,9 @@ async def run(session: aiohttp.ClientSession, address: str, console: Console) ->
         try:
             done, _ = await asyncio.wait((drawing, quitting), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            running = {drawing, quitting}
-            while running:
-                # Again until it is heard: where a read times out in the same instant, that is what comes of a cancel.
-                for task in running:
-                    task.cancel()
-                _, running = await asyncio.wait(running, timeout=1.0)
+            for task in (drawing, quitting):
+                task.cancel()
+            await asyncio.wait((drawing, quitting))
         if drawing in done:
             drawing.result()  # it never ends by itself: this raises what went wrong
 

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import pty
+import signal
 import struct
 import termios
 from collections.abc import AsyncIterator
@@ -60,6 +61,12 @@ class Terminal:
         os.write(self._master, key.encode())
 
 
+def _at_a_terminal() -> None:
+    """Let Ctrl-C be a signal, and heard: what runs in the background of a shell was told to ignore it."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextlib.asynccontextmanager
 async def terminal(*command: str) -> AsyncIterator[Terminal]:
     master, slave = pty.openpty()
@@ -73,7 +80,7 @@ async def terminal(*command: str) -> AsyncIterator[Terminal]:
         stderr=slave,
         env=environment | {"TERM": "xterm-256color", "LANG": "C.UTF-8"},
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
+        preexec_fn=_at_a_terminal,
     )
     os.close(slave)
     try:
