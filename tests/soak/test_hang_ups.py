@@ -40,7 +40,8 @@ async def test_after_thousands_of_hang_ups_at_all_stages_nothing_runs_on(cluster
                 "stream_format": chance.choice(["audio", "sse"]),
             }
         async with aiohttp.ClientSession(trust_env=False) as session:
-            with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+            # A short answer may have been heard to its end before so many bytes came.
+            with contextlib.suppress(TimeoutError, aiohttp.ClientError, asyncio.IncompleteReadError):
                 async with asyncio.timeout(chance.random() ** 2 * 1.2):
                     async with session.post(cluster.url + route, json=body) as response:
                         if chance.random() < 0.5:
@@ -57,7 +58,11 @@ async def test_after_thousands_of_hang_ups_at_all_stages_nothing_runs_on(cluster
     ended = time.monotonic()
     await cluster.wait_idle()
     idle_seconds = time.monotonic() - ended
-    assert await cluster.metric("tts_requests_in_progress") == 0
+
+    async def nobody_served() -> bool:  # a handler ends a moment after its slots are back
+        return await cluster.metric("tts_requests_in_progress") == 0
+
+    await until(nobody_served, "the last request to have ended")
 
     async def files_back() -> bool:
         return all(now[1] <= was[1] + 4 for now, was in zip(watch.look().values(), before.values(), strict=True))
