@@ -106,13 +106,7 @@ def graph(
     bounds and not figures; `colours` holds those that mean something, by legend."""
     panel = timeseries.Panel().line_width(1).fill_opacity(30 if stacked else 0).min(0)
     panel = panel.show_points(common_model.VisibilityMode.NEVER)
-    panel = panel.legend(
-        common.VizLegendOptions()
-        .display_mode(common_model.LegendDisplayMode.LIST)
-        .placement(common_model.LegendPlacement.BOTTOM)
-        .show_legend(True)
-        .calcs([])
-    )
+    panel = panel.legend(_legend())
     panel = panel.tooltip(common.VizTooltipOptions().mode(common_model.TooltipDisplayMode.MULTI))
     if stacked:
         panel = panel.stacking(common.StackingConfig().mode(common_model.StackingMode.NORMAL))
@@ -134,19 +128,23 @@ def graph(
     return panel
 
 
-def timeline(
-    title: str, legend: str, expression: str, states: States, description: str, *, width: int = 16, height: int = 6
-) -> statetimeline.Panel:
-    """One bar a series, coloured by the state that it is in; the expression gives the state's number."""
-    panel = statetimeline.Panel().mappings([_mapping(states)]).merge_values(True)
-    panel = panel.row_height(0.85).fill_opacity(85).line_width(0).show_value(common_model.VisibilityMode.NEVER)
-    panel = panel.legend(
+def _legend() -> common.VizLegendOptions:
+    return (
         common.VizLegendOptions()
         .display_mode(common_model.LegendDisplayMode.LIST)
         .placement(common_model.LegendPlacement.BOTTOM)
         .show_legend(True)
         .calcs([])
     )
+
+
+def timeline(
+    title: str, legend: str, expression: str, states: States, description: str, *, width: int = 16, height: int = 6
+) -> statetimeline.Panel:
+    """One bar a series, coloured by the state that it is in; the expression gives the state's number."""
+    panel = statetimeline.Panel().mappings([_mapping(states)]).merge_values(True)
+    panel = panel.row_height(0.85).fill_opacity(85).line_width(0).show_value(common_model.VisibilityMode.NEVER)
+    panel = panel.legend(_legend())
     panel = _framed(panel, title, description, width, height)
     return panel.with_target(_query("A", expression).legend_format(legend))
 

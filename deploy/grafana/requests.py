@@ -86,6 +86,17 @@ def _tiles() -> Iterator[stat.Panel]:
         decimals=2,
         empty="no requests",
     )
+    yield from _endings()
+    yield tile(
+        "Audio made",
+        f"sum(rate(tts_audio_seconds_total{{{_GATEWAY}}}[1m]))",
+        "Seconds of audio sent per second: how many people could listen at once.",
+        [(None, BLUE)],
+        decimals=1,
+    )
+
+
+def _endings() -> Iterator[stat.Panel]:
     yield tile(
         "Failed",
         f"""sum(rate(tts_requests_total{{{_HERE}, outcome="failed"}}[5m]))
@@ -115,13 +126,6 @@ def _tiles() -> Iterator[stat.Panel]:
         unit="percentunit",
         decimals=1,
         empty="no requests",
-    )
-    yield tile(
-        "Audio made",
-        f"sum(rate(tts_audio_seconds_total{{{_GATEWAY}}}[1m]))",
-        "Seconds of audio sent per second: how many people could listen at once.",
-        [(None, BLUE)],
-        decimals=1,
     )
 
 
