@@ -18,6 +18,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from gateway.disk import removed_on_error, sync_directory
+
 _PREFIX = "tts_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}")
 _ID = re.compile(r"[a-z0-9]{1,32}")
@@ -159,17 +161,14 @@ def write_keys(path: Path, keys: Iterable[Key]) -> None:
         path = path.resolve()
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
+        with removed_on_error(Path(temporary)):
             with open(descriptor, "w") as file:
                 file.write(text)
                 file.flush()
                 os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         raise KeysError(f"The keys file {path} cannot be written: {error.strerror}.") from None
 
@@ -188,14 +187,6 @@ def changing(path: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -19,10 +19,11 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from dataclasses import asdict
 from pathlib import Path
 
+from gateway.disk import removed_on_error, sync_directory
 from gateway.voices.catalogue import UploadedVoice, Warned
 
 log = logging.getLogger(__name__)
@@ -98,22 +99,22 @@ class VoiceDirectory:
     def write_clip(self, upload: Path, sha256: str) -> None:
         """Move a synced file in as the clip; where there was one, it was of the same content."""
         os.replace(upload, self.clip(sha256))
-        _sync(self._clips)
+        sync_directory(self._clips)
 
     def write_record(self, record: Path, voice: UploadedVoice) -> None:
         """Write a voice, new or changed; when this raises, the disk is as before."""
         draft = self.incoming / record.name
-        with _removed_on_error(draft):
+        with removed_on_error(draft):
             with draft.open("w", encoding="utf-8") as file:
                 json.dump(asdict(voice), file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(draft, record)
-        _sync(self._voices)
+        sync_directory(self._voices)
 
     def remove_record(self, record: Path) -> None:
         record.unlink(missing_ok=True)
-        _sync(self._voices)
+        sync_directory(self._voices)
 
     def remove_clip(self, sha256: str) -> None:
         """Remove a clip that no voice has any more; if the disk will not have it, the next start tries again."""
@@ -135,20 +136,3 @@ def _read_record(record: Path) -> UploadedVoice:
     if not _ID.fullmatch(voice.id) or not _SHA256.fullmatch(voice.clip):
         raise ValueError("its id or the hash of its clip is none")
     return voice
-
-
-@contextlib.contextmanager
-def _removed_on_error(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
