@@ -128,13 +128,7 @@ class Dispatcher:
             asked = time.monotonic()
             async with self._pool.lease(wanted, wait_seconds=remaining_seconds()) as lease:
                 replica = lease.replica
-                leased = time.monotonic()
-                journey.waited_seconds += leased - asked
-                journey.span.part("queue", asked, leased)
-                if not journey.workers:
-                    self._observer.waited(journey.waited_seconds)
-                    self._pool.started(admitted, len(request.text))
-                journey.workers.append(replica.id)
+                self._note_slot(replica, asked, journey, admitted)
                 try:
                     with (
                         self._observer.speaking(replica, request, audio, sample_rate),
@@ -163,6 +157,16 @@ class Dispatcher:
                         pause += self._backoff_seconds(journey.tries)
                     tried |= {replica.key}
             await asyncio.sleep(pause)
+
+    def _note_slot(self, replica: Replica, asked: float, journey: SegmentJourney, admitted: Admitted) -> None:
+        """Tell journey, observer and pool that a slot was had, for which the segment had waited since `asked`."""
+        leased = time.monotonic()
+        journey.waited_seconds += leased - asked
+        journey.span.part("queue", asked, leased)
+        if not journey.workers:
+            self._observer.waited(journey.waited_seconds)
+            self._pool.started(admitted, journey.characters)
+        journey.workers.append(replica.id)
 
     def _note_fault(self, replica: Replica, attempt: _Attempt, journey: SegmentJourney, fault: WorkerFault) -> None:
         """Tell pool and observer of a failed try.
