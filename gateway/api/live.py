@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -20,15 +20,17 @@ _TAKES_NOTHING_SECONDS = 30.0
 
 @dataclass(slots=True)
 class LiveRoutes:
-    """The first event, `history`, holds the last minute; each `snapshot` after it one second.
+    """The first event, `history`, holds the last minute up to now; each `snapshot` after it one second.
 
     A snapshot is made once, however many look, and not at all when nobody does. Who reads slowly misses some.
+    A history is made for each who comes: `tts-gateway status` reads that one alone, and must not be told of a
+    worker that died within the second.
     """
 
     live: Live
     pool: Pool
     _viewers: int = 0
-    _made: dict[str, tuple[int, bytes]] = field(default_factory=dict)  # by event: the newest, and of which tick
+    _made: tuple[int, bytes] = (-1, b"")  # the newest snapshot's tick, and its event
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/v1/live", self.follow)
@@ -50,12 +52,12 @@ class LiveRoutes:
         self._viewers += 1
         try:
             await response.prepare(request)
-            await self._write(request, response, self._event("history"))
+            await self._write(request, response, _event("history", self.live.history(self.pool)))
             while True:
                 await self.live.wait_tick()
                 if self.live.is_closed:
                     break
-                await self._write(request, response, self._event("snapshot"))
+                await self._write(request, response, self._snapshot())
             await response.write_eof()
         except ConnectionError:
             pass  # the viewer left
@@ -63,13 +65,10 @@ class LiveRoutes:
             self._viewers -= 1
         return response
 
-    def _event(self, name: str) -> bytes:
-        made = self._made.get(name)
-        if made is None or made[0] != self.live.ticks:
-            body: dict[str, Any] = (self.live.history if name == "history" else self.live.snapshot)(self.pool)
-            data = json.dumps(body, separators=(",", ":"), allow_nan=False)
-            made = self._made[name] = (self.live.ticks, f"event: {name}\ndata: {data}\n\n".encode())
-        return made[1]
+    def _snapshot(self) -> bytes:
+        if self._made[0] != self.live.ticks:
+            self._made = self.live.ticks, _event("snapshot", self.live.snapshot(self.pool))
+        return self._made[1]
 
     async def _write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
         try:
@@ -79,3 +78,8 @@ class LiveRoutes:
             if request.transport is not None:
                 request.transport.abort()
             raise ConnectionError("the viewer takes nothing") from None
+
+
+def _event(name: str, body: dict[str, Any]) -> bytes:
+    data = json.dumps(body, separators=(",", ":"), allow_nan=False)
+    return f"event: {name}\ndata: {data}\n\n".encode()

@@ -108,7 +108,10 @@ def test_start_brings_nginx_the_gateway_and_a_worker_an_instance(host: Host):
         f"curl -sS {GATEWAY}/v1/tts -H 'Content-Type: application/json' -d '{{\"text\": \"Hello.\"}}' -o /tmp/hello.wav"
         " && head -c 4 /tmp/hello.wav | grep -q RIFF"
     )
-    assert "StatusText=serving: 2 of 2 linked workers ready" in host.run("systemctl", "show", "tts-gateway")
+    until(
+        lambda: host.show("tts-gateway", "StatusText").startswith("serving: 2 of 2 linked workers ready"),
+        "systemd to be told of both workers",
+    )
     assert "embedded on cpu" in host.show("tts-worker@1", "StatusText")
 
 
