@@ -25,6 +25,7 @@ from wire.link import Hello, ModelInfo, Status, WorkerState, encode
 # As often as the shipped prometheus.yml scrapes at most.
 _SCRAPE_EVERY_SECONDS = 5.0
 _SETTLE_SECONDS = 1.0
+_WARM_UP_SECONDS = 3.0
 _WORKERS = 2
 _FLEET = 64
 _SCRAPES = 20
@@ -130,8 +131,11 @@ async def _scrape_seconds(http: aiohttp.ClientSession, gateway: Gateway) -> list
     return took
 
 
-async def _run(options: argparse.Namespace, console: Console) -> None:
-    ratios: list[float] = []
+async def _compare(options: argparse.Namespace, watched_first: bool) -> tuple[float, float]:
+    """Return CPU milliseconds a request of a gateway that is watched and of one that is not, one after the other.
+
+    Both are new: where a process happens to lie in memory makes a tenth of its cost, for as long as it lives.
+    """
     with tempfile.TemporaryDirectory() as folder:
         async with (
             Fleet(Path(folder)) as fleet,
@@ -144,24 +148,29 @@ async def _run(options: argparse.Namespace, console: Console) -> None:
                     await fleet.start_worker(f"{name}-{number}", gateway, "--slots", "32", module=("worker",))
                 await fleet.wait_ready(gateway, _WORKERS)
                 sides.append((gateway, pid, viewers))
-            for turn in range(options.turns + 1):
-                # The first turn warms both up and does not count; then each side goes first in every other turn.
-                order = sides if turn % 2 else sides[::-1]
-                cost = {}
-                for gateway, pid, viewers in order:
-                    seconds = options.seconds if turn else 3.0
-                    cost[pid] = await _turn(http, gateway, pid, options.rate, seconds, viewers)
-                    await asyncio.sleep(_SETTLE_SECONDS)
-                watched, alone = (cost[pid] for _, pid, _ in sides)
-                if turn:
-                    ratios.append(watched / alone)
-                    console.print(
-                        f"turn {turn}: {watched:.3f} ms a request watched, {alone:.3f} alone, ratio {ratios[-1]:.3f}"
-                    )
-            console.print(
-                f"CPU at {options.rate:g} rps, watched ÷ alone: median {statistics.median(ratios):.3f}, "
-                f"{min(ratios):.3f} to {max(ratios):.3f} over {len(ratios)} turns of {options.seconds:g} s"
-            )
+            for gateway, pid, viewers in sides:
+                await _turn(http, gateway, pid, options.rate, _WARM_UP_SECONDS, viewers)
+            cost = {}
+            for gateway, pid, viewers in sides if watched_first else sides[::-1]:
+                cost[pid] = await _turn(http, gateway, pid, options.rate, options.seconds, viewers)
+                await asyncio.sleep(_SETTLE_SECONDS)
+            watched, alone = (cost[pid] for _, pid, _ in sides)
+            return watched, alone
+
+
+async def _run(options: argparse.Namespace, console: Console) -> None:
+    ratios: list[float] = []
+    for turn in range(options.turns):
+        watched, alone = await _compare(options, watched_first=turn % 2 == 0)
+        ratios.append(watched / alone)
+        console.print(
+            f"turn {turn + 1}: {watched:.3f} ms a request watched, {alone:.3f} alone, ratio {ratios[-1]:.3f}"
+        )
+    console.print(
+        f"CPU at {options.rate:g} rps, watched ÷ alone: median {statistics.median(ratios):.3f}, "
+        f"{min(ratios):.3f} to {max(ratios):.3f} over {len(ratios)} turns of {options.seconds:g} s"
+    )
+    with tempfile.TemporaryDirectory() as folder:
         async with Fleet(Path(folder)) as fleet, aiohttp.ClientSession(trust_env=False) as http:
             gateway, _ = await fleet.start_gateway_as("large", "gateway", token="")
             took = sorted(await _scrape_seconds(http, gateway))
@@ -174,7 +183,7 @@ async def _run(options: argparse.Namespace, console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.observing", description=__doc__)
     parser.add_argument("--rate", type=float, default=200.0, metavar="RPS", help="requests a second (default: 200)")
-    parser.add_argument("--turns", type=int, default=6, metavar="N", help="of each side (default: 6)")
+    parser.add_argument("--turns", type=int, default=8, metavar="N", help="of each side (default: 8)")
     parser.add_argument("--seconds", type=float, default=12.0, metavar="S", help="of a turn (default: 12)")
     parser.add_argument("--viewers", type=int, default=10, metavar="N", help="pages open on it (default: 10)")
     asyncio.run(_run(parser.parse_args(arguments), Console(highlight=False)))

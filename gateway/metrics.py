@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, disable_created_metrics
@@ -12,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from gateway.journey import Outcome
+from gateway.journey import Journey, Outcome
 from gateway.pool import Pool
 from wire.errors import TRAITS, ErrorCode
 
@@ -46,6 +47,15 @@ REFUSALS = tuple(
 MOST_WORKERS = 256
 
 
+@dataclass(frozen=True, slots=True)
+class _EndpointSeries:
+    """What is counted at the end of each request. To find a series by its labels takes longer than to count."""
+
+    outcomes: Mapping[Outcome, Counter]
+    duration: Histogram
+    first_audio: Histogram
+
+
 class Metrics:
     """One registry an application: two gateways fit in one process."""
 
@@ -59,12 +69,12 @@ class Metrics:
         def histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...] = BUCKETS) -> Histogram:
             return Histogram(f"tts_{name}", text, labels, buckets=buckets, registry=self.registry)
 
-        self.requests = counter("requests", "Speech requests by how they ended.", "endpoint", "outcome")
+        self._requests = counter("requests", "Speech requests by how they ended.", "endpoint", "outcome")
         self.requests_in_progress = Gauge(
             "tts_requests_in_progress", "Speech requests being answered.", registry=self.registry
         )
-        self.request_duration = histogram("request_duration_seconds", "Request received to answer ended.", "endpoint")
-        self.first_audio = histogram(
+        self._request_duration = histogram("request_duration_seconds", "Request received to answer ended.", "endpoint")
+        self._first_audio = histogram(
             "time_to_first_audio_seconds", "Request received to first audio byte sent.", "endpoint"
         )
         self.queue_wait = histogram("queue_wait_seconds", "Time a segment waited for its first slot.")
@@ -88,7 +98,9 @@ class Metrics:
             "Seconds that a segment took for each second that was expected; 1 is a perfect guess.",
             buckets=RATIO_BUCKETS,
         )
-        self._workers: OrderedDict[str, None] = OrderedDict()  # with histograms, by who spoke longest ago
+        self._endpoints: dict[str, _EndpointSeries] = {}
+        # By who spoke longest ago.
+        self._workers: OrderedDict[str, tuple[Histogram, Summary]] = OrderedDict()
         self.retries = counter("retries", "Segments given to another worker.", "phase", "reason")
         self.failovers = counter("failovers", "Segments that another worker took over after audio was sent.")
         self.preemptions = counter(
@@ -107,26 +119,45 @@ class Metrics:
 
     def _begin_with_zero(self) -> None:
         for endpoint in ENDPOINTS:
-            for outcome in Outcome:
-                self.requests.labels(endpoint, outcome)
-            self.request_duration.labels(endpoint)
-            self.first_audio.labels(endpoint)
+            self._endpoint(endpoint)
         for phase, fault in product(PHASES, FAULTS):
             self.retries.labels(phase, fault)
         for metric, values in ((self.ejections, EJECTIONS), (self.cancelled, STAGES), (self.rejected, REFUSALS)):
             for value in values:
                 metric.labels(value)
 
+    def _endpoint(self, endpoint: str) -> _EndpointSeries:
+        series = self._endpoints.get(endpoint)
+        if series is None:
+            series = self._endpoints[endpoint] = _EndpointSeries(
+                {outcome: self._requests.labels(endpoint, outcome) for outcome in Outcome},
+                self._request_duration.labels(endpoint),
+                self._first_audio.labels(endpoint),
+            )
+        return series
+
+    def request(self, journey: Journey, outcome: Outcome) -> None:
+        """Count a request that has ended."""
+        series = self._endpoint(journey.endpoint)
+        series.outcomes[outcome].inc()
+        series.duration.observe(journey.duration_seconds)
+        if journey.first_audio_seconds is not None:
+            series.first_audio.observe(journey.first_audio_seconds)
+        self.audio_seconds.inc(journey.audio_seconds)
+        self.stall_seconds.inc(journey.stall_seconds)
+
     def segment(self, worker: str, *, seconds: float, predicted_seconds: float, audio_seconds: float) -> None:
         """Count a segment that a worker spoke to its end, and how well its time was foreseen."""
-        self._workers[worker] = None
+        if worker not in self._workers:
+            self._workers[worker] = self._segment_duration.labels(worker), self._segment_predicted.labels(worker)
+            if len(self._workers) > MOST_WORKERS:
+                idle, _ = self._workers.popitem(last=False)
+                self._segment_duration.remove(idle)
+                self._segment_predicted.remove(idle)
         self._workers.move_to_end(worker)
-        if len(self._workers) > MOST_WORKERS:
-            idle, _ = self._workers.popitem(last=False)
-            self._segment_duration.remove(idle)
-            self._segment_predicted.remove(idle)
-        self._segment_duration.labels(worker).observe(seconds)
-        self._segment_predicted.labels(worker).observe(predicted_seconds)
+        duration, predicted = self._workers[worker]
+        duration.observe(seconds)
+        predicted.observe(predicted_seconds)
         if predicted_seconds > 0:
             self._prediction_ratio.observe(seconds / predicted_seconds)
         if audio_seconds:

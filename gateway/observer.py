@@ -106,12 +106,7 @@ class Observer:
         metrics = self._metrics
         metrics.requests_in_progress.dec()
         outcome = journey.outcome or Outcome.FAILED
-        metrics.requests.labels(journey.endpoint, str(outcome)).inc()
-        metrics.request_duration.labels(journey.endpoint).observe(journey.duration_seconds)
-        if journey.first_audio_seconds is not None:
-            metrics.first_audio.labels(journey.endpoint).observe(journey.first_audio_seconds)
-        metrics.audio_seconds.inc(journey.audio_seconds)
-        metrics.stall_seconds.inc(journey.stall_seconds)
+        metrics.request(journey, outcome)
         match outcome:
             case Outcome.OK:
                 metrics.characters.inc(journey.characters)

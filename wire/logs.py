@@ -21,6 +21,8 @@ def set_up_logging(level: str, format_: str = "text") -> None:
     handler.addFilter(_is_no_parse_error)
     handler.setFormatter(_JsonFormatter() if format_ == "json" else _TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # What no line shows need not be found out for each: the logging module's documented switches.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # One line a request is ours; aiohttp's own access log would be a second.
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
 
@@ -76,6 +78,8 @@ def _fields_of(record: logging.LogRecord) -> Mapping[str, object]:
 
 def _shown(value: object) -> str:
     text = str(value)
+    if isinstance(value, int | float):
+        return text
     return text if _PLAIN.fullmatch(text) and text.isprintable() else json.dumps(text)
 
 
