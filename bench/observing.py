@@ -163,9 +163,7 @@ async def _run(options: argparse.Namespace, console: Console) -> None:
     for turn in range(options.turns):
         watched, alone = await _compare(options, watched_first=turn % 2 == 0)
         ratios.append(watched / alone)
-        console.print(
-            f"turn {turn + 1}: {watched:.3f} ms a request watched, {alone:.3f} alone, ratio {ratios[-1]:.3f}"
-        )
+        console.print(f"turn {turn + 1}: {watched:.3f} ms a request watched, {alone:.3f} alone, ratio {ratios[-1]:.3f}")
     console.print(
         f"CPU at {options.rate:g} rps, watched ÷ alone: median {statistics.median(ratios):.3f}, "
         f"{min(ratios):.3f} to {max(ratios):.3f} over {len(ratios)} turns of {options.seconds:g} s"
