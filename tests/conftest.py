@@ -1,3 +1,9 @@
+import os
+
+# Before numpy reads it. Two threads of OpenBLAS on a busy machine wait for each other by spinning: where a text is read
+# out of its sounds, that is ten times slower than one thread.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 
 
