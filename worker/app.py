@@ -338,15 +338,15 @@ _EVENTS = {
 
 
 def build_model(config: Config) -> SpeechModel[Any]:
-    """Return the model that the configuration names; only its own module is imported."""
+    """Return the model that the configuration names; only its own module is imported, and of that nothing slow."""
     if config.model == "tone":
         from worker.models.tone import ToneModel
 
         return ToneModel(config.tone)
     if config.model in CHATTERBOX_MODELS:
-        from worker.models.chatterbox.model import ChatterboxModel
+        from worker.models.chatterbox.late import LateModel
 
-        return ChatterboxModel(config.chatterbox, config.model, config.device, config.batch)
+        return LateModel(config.chatterbox, config.model, config.device, config.batch)
     from worker.models.embedded import EmbeddedModel
 
     return EmbeddedModel()

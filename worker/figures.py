@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class ModelFigures:
-    """Totals that only ever grow. `stage_seconds` and `guards` name all that there are from the start, with 0.
+    """Totals that only ever grow. `stage_seconds` and `guards` name all that there are before the first segment.
 
     `conditionals` are what the model derives from a voice: a miss is one that was not in memory, an eviction one that
     made room for another. `guards` are the model's defences against its own failures, such as no end of speech.

@@ -1,5 +1,7 @@
 """The composition root: what a failure of the model or of the engine means for the process."""
 
+import subprocess
+import sys
 from typing import Any
 
 import aiohttp
@@ -8,7 +10,7 @@ import pytest
 from tests.worker.harness import Client, config, eventually, gateway, segment
 from wire.link import Command
 from worker.app import Worker, build_model
-from worker.config import Address, Config, ToneOptions
+from worker.config import MODELS, Address, Config, ToneOptions
 from worker.models.tone import ToneModel
 
 
@@ -66,6 +68,30 @@ async def test_an_engine_that_dies_ends_the_process_with_1() -> None:
     assert "SystemExit" in worker.report()["reason"]
 
 
-@pytest.mark.parametrize("model", ["tone", "embedded"])
+@pytest.mark.parametrize("model", MODELS)
 def test_each_model_has_the_id_by_which_it_is_asked_for(model: str) -> None:
     assert build_model(Config(id="w", model=model)).info().id == model
+
+
+def test_no_model_imports_anything_slow_before_it_is_loaded() -> None:
+    """The import of torch takes ten seconds, and the listener opens when all models are made."""
+    program = """
+import sys
+from worker.app import build_model
+from worker.config import MODELS, Config
+for model in MODELS:
+    build_model(Config(id="w", model=model)).info()
+print({"torch", "transformers", "hibari", "onnxruntime", "chatterbox"} & sys.modules.keys())
+"""
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"
+
+
+async def test_a_model_whose_packages_are_missing_registers_and_fails_with_their_names() -> None:
+    async with gateway() as peer:
+        settings = config(model="chatterbox", gateways=(Address("127.0.0.1", peer.port),))
+        worker = Worker(settings, build_model(settings))
+        await worker.start()
+        assert await worker.wait_stopped() == 1
+        assert peer.hellos[0].state == "loading"
+        assert peer.states[-1] == "failed"
+        assert "package torch, which is not installed here: pip install" in peer.statuses[-1].detail

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from wire.link import ModelInfo
+
 SAMPLE_RATE = 24_000
+DEFAULT_VOICE = "default"
+MAX_SEGMENT_CHARACTERS = 280
 SPEECH_IDS = 6561  # 3**8 codes of the speech tokenizer; ids from here on are no sound
 START_SPEECH = 6561
 STOP_SPEECH = 6562
@@ -44,6 +48,21 @@ class Family:
     def parameters(self) -> tuple[str, ...]:
         """The parameters of a segment that the model heeds."""
         return tuple(self.defaults)
+
+    def info(self, *, watermark: bool) -> ModelInfo:
+        """What gateways are told of the model."""
+        return ModelInfo(
+            id=self.id,
+            sample_rate=SAMPLE_RATE,
+            voices=(DEFAULT_VOICE,),
+            languages=self.languages,
+            scripts=self.scripts,
+            parameters=self.parameters,
+            max_segment_characters=MAX_SEGMENT_CHARACTERS,
+            cloning=True,
+            min_clip_seconds=self.shortest_clip_seconds,
+            watermark="perth" if watermark else "",
+        )
 
     @property
     def t3_file(self) -> str:

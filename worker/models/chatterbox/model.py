@@ -23,7 +23,7 @@ from worker.figures import ModelFigures
 from worker.models.base import Clip, DeviceLost, StepOutput
 from worker.models.chatterbox import conditionals, guards, memory
 from worker.models.chatterbox.conditionals import VoiceCache
-from worker.models.chatterbox.family import FAMILIES, SAMPLE_RATE, SILENCE, SPEECH_IDS, TOKENS_A_SECOND
+from worker.models.chatterbox.family import DEFAULT_VOICE, FAMILIES, SILENCE, SPEECH_IDS, TOKENS_A_SECOND
 from worker.models.chatterbox.guards import Guard
 from worker.models.chatterbox.noise import reseeded
 from worker.models.chatterbox.s3gen import SoundRun, SoundStage
@@ -36,8 +36,6 @@ from worker.models.chatterbox.watermark import Marker
 
 log = logging.getLogger("worker.models.chatterbox")
 
-DEFAULT_VOICE = "default"
-MAX_SEGMENT_CHARACTERS = 280
 CHUNK_TOKENS = 25
 STAGES = ("decode", "vocode", "prepare")
 
@@ -65,19 +63,7 @@ class ChatterboxModel:
         self.guards: dict[Guard, int] = dict.fromkeys(Guard, 0)
 
     def info(self) -> ModelInfo:
-        family = self._family
-        return ModelInfo(
-            id=family.id,
-            sample_rate=SAMPLE_RATE,
-            voices=(DEFAULT_VOICE,),
-            languages=family.languages,
-            scripts=family.scripts,
-            parameters=family.parameters,
-            max_segment_characters=MAX_SEGMENT_CHARACTERS,
-            cloning=True,
-            min_clip_seconds=family.shortest_clip_seconds,
-            watermark="perth" if self._options.watermark else "",
-        )
+        return self._family.info(watermark=self._options.watermark)
 
     def figures(self) -> ModelFigures:
         return ModelFigures(
