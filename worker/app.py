@@ -55,12 +55,13 @@ class Worker:
         self._versions = _versions()
         self._lifecycle = Lifecycle()
         self._metrics = Metrics()
-        self._slots = Slots(config.slots)
-        self._engine = Engine(model, batch=config.batch, metrics=self._metrics)
+        # Where the model is to find out how many, there are none to speak of before it is loaded, but 0 is no number.
+        self._slots = Slots(config.slots or 1)
+        self._engine = Engine(model, batch=config.batch or 1, metrics=self._metrics)
         self._links = [self._link(index) for index in range(len(config.gateways))]
         self._voices = Voices(self._engine, self._metrics, gateways=self._gateways, token=config.token)
         self._metrics.observe(
-            slots=config.slots,
+            slots=lambda: self._slots.count,
             in_flight=lambda: self._engine.in_flight,
             state=lambda: self._lifecycle.state,
             model=self._engine.info.id,
@@ -249,7 +250,10 @@ class Worker:
         """Bring the model from `loading` to `ready`, or the worker to `failed`."""
         async with self._model_turn:
             try:
-                await self._engine.load()
+                room = await self._engine.load()
+                if self._config.slots is None and room is not None:
+                    await self._engine.resize(room)
+                    self._slots.count = room
                 self._lifecycle.handle(Event.LOADED)
                 await self._engine.warm_up()
                 self._lifecycle.handle(Event.WARMED)

@@ -66,7 +66,7 @@ class ChatterboxOptions:
 @dataclass(frozen=True, slots=True)
 class Config:
     """One worker. `port` 0 takes any free port; `announced_port` is the one that gateways dial, where that is another;
-    `token` empty means that anybody on this host may ask."""
+    `token` empty means that anybody on this host may ask; `slots` and `batch` None: as many as there is memory for."""
 
     id: str
     index: int = 0
@@ -76,8 +76,8 @@ class Config:
     announced_port: int | None = None
     gateways: tuple[Address, ...] = ()
     token: str = field(default="", repr=False)
-    slots: int = 2
-    batch: int = 2
+    slots: int | None = 2
+    batch: int | None = 2
     device: str = "cpu"
     drain_timeout_seconds: float = 60.0
     max_memory_bytes: int = 0
@@ -99,7 +99,8 @@ class Config:
         given = _Given(vars(_parser().parse_args(arguments)), environment)
         model = given.choice("model", "embedded", MODELS)
         index = given.whole("index", 0, 0, 999)
-        slots = given.whole("slots", _DEFAULT_SLOTS[model], 1, 4096)
+        device = given.text("device", "cpu")
+        slots, batch = _slots(given, model, device)
         host = given.text("host", "127.0.0.1")
         token = _token(given)
         if not token and not _is_loopback(host):
@@ -107,9 +108,6 @@ class Config:
                 f"--host {host} is reachable from other hosts, so the fleet needs a token: set TTS_WORKER_TOKEN or "
                 "--token-file, or listen on a loopback address."
             )
-        batch = given.whole("batch", slots, 1, 4096)
-        if batch > slots:
-            raise ConfigError(f"--batch {batch} exceeds --slots {slots}: places that no lease could ever fill.")
         id_ = given.text("id", f"worker-{index}")
         if not _NAME.fullmatch(id_):
             raise ConfigError(f"--id {id_!r} must be 1 to 64 of a-z 0-9 . _ - and begin with a letter or a digit.")
@@ -124,7 +122,7 @@ class Config:
             token=token,
             slots=slots,
             batch=batch,
-            device=given.text("device", "cpu"),
+            device=device,
             drain_timeout_seconds=given.seconds("drain_timeout", 60.0),
             max_memory_bytes=given.whole("max_memory_mb", 0, 0, 1 << 24) << 20,
             log_level=given.choice("log_level", "info", LOG_LEVELS),
@@ -161,7 +159,11 @@ OPTIONS = (
     _Option(
         "--token-file", "TTS_WORKER_TOKEN_FILE", "file that holds the fleet's token; TTS_WORKER_TOKEN holds it itself"
     ),
-    _Option("--slots", "TTS_WORKER_SLOTS", "segments taken at once (default 2, 4 for tone)"),
+    _Option(
+        "--slots",
+        "TTS_WORKER_SLOTS",
+        "segments taken at once, or auto, as many as the GPU has memory for (default 2, 4 for tone)",
+    ),
     _Option("--batch", "TTS_WORKER_BATCH", "segments spoken in one step; the rest wait in line here (default: slots)"),
     _Option("--device", "TTS_WORKER_DEVICE", "device of the model (default cpu)"),
     _Option(
@@ -238,6 +240,9 @@ class _Given:
             if value is not None:
                 self._values[name] = value
 
+    def has(self, name: str) -> bool:
+        return name in self._values
+
     def text(self, name: str, default: str) -> str:
         value = self._values.get(name, default).strip()
         if not value:
@@ -245,7 +250,7 @@ class _Given:
         return value
 
     def text_or_none(self, name: str) -> str | None:
-        return self.text(name, "") if name in self._values else None
+        return self.text(name, "") if self.has(name) else None
 
     def text_or_empty(self, name: str, fallback_variable: str) -> str:
         return self._values.get(name, self.environment.get(fallback_variable, "")).strip()
@@ -288,6 +293,24 @@ class _Given:
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def _slots(given: _Given, model: str, device: str) -> tuple[int | None, int | None]:
+    """Return slots and batch; None where the model is to find out how many there is memory for."""
+    if given.text("slots", "-").lower() == "auto":
+        if model not in CHATTERBOX_MODELS or not device.startswith("cuda"):
+            raise ConfigError(
+                f"--slots auto counts the free memory of a GPU for a Chatterbox model, but --model is {model} and "
+                f"--device is {device}: give a number."
+            )
+        if given.has("batch"):
+            raise ConfigError("--batch cannot be given with --slots auto: both are what there is memory for.")
+        return None, None
+    slots = given.whole("slots", _DEFAULT_SLOTS[model], 1, 4096)
+    batch = given.whole("batch", slots, 1, 4096)
+    if batch > slots:
+        raise ConfigError(f"--batch {batch} exceeds --slots {slots}: places that no lease could ever fill.")
+    return slots, batch
 
 
 def _tone(given: _Given, model: str) -> ToneOptions:

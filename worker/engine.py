@@ -91,10 +91,18 @@ class Engine:
         self._died = asyncio.get_running_loop().create_future()
         self._thread.begin(asyncio.get_running_loop(), self._has_died)
 
-    async def load(self) -> None:
-        """Load the model, waiting for as long as that takes; raises what the model raises."""
-        await self._call(self._model.load)
+    async def load(self) -> int | None:
+        """Load the model, waiting for as long as that takes; raises what the model raises.
+
+        Returns how many segments at once it has memory for, if it has counted.
+        """
+        room: int | None = await self._call(self._model.load)
         self._metrics.model_loaded.labels(self.info.id).set(1)
+        return room
+
+    async def resize(self, batch: int) -> None:
+        """Speak so many segments in one step from the next one on."""
+        await self._call(partial(self._thread.resize, batch))
 
     async def warm_up(self) -> None:
         """Let the model speak once; raises what the model raises."""
@@ -238,6 +246,10 @@ class _EngineThread(threading.Thread):
             self._tell(self._died, error)
         finally:
             self._tell(self._ended.set)
+
+    def resize(self, batch: int) -> None:
+        """Between two steps: have so many places."""
+        self._scheduler.resize(batch)
 
     def _turn(self) -> None:
         """Do one step of all that runs, and deliver what it made."""

@@ -88,7 +88,7 @@ class Metrics:
     def observe(
         self,
         *,
-        slots: int,
+        slots: Callable[[], int],
         in_flight: Callable[[], int],
         state: Callable[[], WorkerState],
         model: str,
@@ -97,7 +97,7 @@ class Metrics:
         """Read these figures at each scrape, where they live."""
         self.model_loaded.labels(model)
         self.register(_ModelSeries(figures, self._stage_seconds))
-        self._slots.set(slots)
+        self._slots.set_function(slots)
         self._in_flight.set_function(in_flight)
         for candidate in WorkerState:
             self._state.labels(candidate.value).set_function(partial(_is, state, candidate))

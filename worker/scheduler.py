@@ -26,15 +26,19 @@ class Scheduler:
     """
 
     def __init__(self, batch: int) -> None:
-        if batch < 1:
-            raise ValueError(f"a batch of {batch} runs nothing")
-        self._batch = batch
+        self.resize(batch)
         self._waiting: deque[int] = deque()
         self._running: dict[int, None] = {}  # a set that keeps the order in which they joined
         self._leaving: list[int] = []
 
     def __repr__(self) -> str:
         return f"<Scheduler waiting={len(self._waiting)} running={len(self._running)}/{self._batch}>"
+
+    def resize(self, batch: int) -> None:
+        """Fill so many places from the next plan on; what runs beyond them runs on."""
+        if batch < 1:
+            raise ValueError(f"a batch of {batch} runs nothing")
+        self._batch = batch
 
     @property
     def is_idle(self) -> bool:
@@ -78,7 +82,7 @@ class Scheduler:
     def plan_step(self) -> StepPlan:
         """Fill the free places from the head of the line and say what the next step is."""
         leaves, self._leaving = tuple(self._leaving), []
-        free = self._batch - len(self._running)
+        free = max(0, self._batch - len(self._running))
         joins = tuple(self._waiting.popleft() for _ in range(min(free, len(self._waiting))))
         self._running.update(dict.fromkeys(joins))
         return StepPlan(leaves, joins, tuple(self._running))

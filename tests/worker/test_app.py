@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 
 from tests.worker.harness import Client, config, eventually, gateway, segment
+from wire.frames import FrameType
 from wire.link import Command
 from worker.app import Worker, build_model
 from worker.config import MODELS, Address, Config, ToneOptions
@@ -33,6 +34,30 @@ class Trapped(ToneModel):
         self.loads += 1
         if self.loads > 1:
             raise OSError("the disk has gone")
+
+
+class Counting(ToneModel):
+    """Has memory for three segments, as it finds out while it loads."""
+
+    def load(self) -> int:
+        return 3
+
+
+async def test_slots_are_what_the_model_has_memory_for_once_it_is_loaded() -> None:
+    async with gateway() as peer, aiohttp.ClientSession() as http:
+        settings = config(gateways=(Address("127.0.0.1", peer.port),), slots=None, batch=None)
+        worker = Worker(settings, Counting(ToneOptions(stall_after_chunks=1)))
+        await worker.start()
+        await eventually(lambda: peer.states[-1:] == ["ready"] and peer.statuses[-1].slots == 3)
+        client = Client(http, worker.port)
+        assert await client.metric("tts_worker_engine_slots") == 3
+        async with client.speaking(segment()) as one, client.speaking(segment()) as two, client.speaking(segment()):
+            # They wait in the model, all of them: none in a line before it.
+            for frames in (one, two):
+                assert [(await anext(frames)).type for _ in "MA"] == [FrameType.META, FrameType.AUDIO]
+            assert (await client.speak(segment())).status == 429
+        worker.request_stop()
+        await worker.wait_stopped()
 
 
 async def test_a_model_that_does_not_load_ends_the_process_with_1_and_the_gateway_knows_why() -> None:

@@ -42,6 +42,11 @@ def test_a_line_of_waiting_inside_the_worker_can_be_asked_for() -> None:
     assert (config.slots, config.batch) == (1000, 1)
 
 
+def test_slots_may_be_what_there_is_memory_for() -> None:
+    config = read("--model", "chatterbox", "--device", "cuda:0", "--slots", "auto")
+    assert (config.slots, config.batch) == (None, None)
+
+
 def test_several_gateways_are_separated_by_commas() -> None:
     gateways = read("--gateways", "10.0.0.1:8081, gw-2.example:9000,[::1]:8081").gateways
     assert [str(gateway) for gateway in gateways] == ["10.0.0.1:8081", "gw-2.example:9000", "[::1]:8081"]
@@ -94,6 +99,12 @@ IMPOSSIBLE = [
     (["--model", "chatterbox", "--stream", "all"], "--stream is 'all'; it must be one of segments, chunk"),
     (["--slots", "two"], "--slots is 'two'"),
     (["--slots", "2", "--batch", "3"], "--batch 3 exceeds --slots 2"),
+    (["--slots", "auto"], "--slots auto counts the free memory of a GPU"),
+    (["--model", "chatterbox", "--slots", "auto"], "--device is cpu: give a number"),
+    (
+        ["--model", "chatterbox", "--device", "cuda:0", "--slots", "auto", "--batch", "2"],
+        "--batch cannot be given with --slots auto",
+    ),
     (["--port", "65536"], "--port is '65536'"),
     (["--port", "-1"], "--port is '-1'"),
     (["--index", "1.5"], "--index is '1.5'"),

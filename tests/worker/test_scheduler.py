@@ -33,6 +33,19 @@ def test_a_running_sequence_that_is_cancelled_leaves_and_its_place_is_filled_at_
     assert scheduler.plan_step() == StepPlan(leaves=(1,), joins=(2,), running=(2,))
 
 
+def test_places_that_are_added_are_filled_and_who_runs_in_one_that_is_taken_away_runs_on() -> None:
+    scheduler = Scheduler(1)
+    for key in (1, 2, 3):
+        scheduler.submit(key)
+    scheduler.plan_step()
+    scheduler.resize(2)
+    assert scheduler.plan_step().running == (1, 2)
+    scheduler.resize(1)
+    assert scheduler.plan_step().running == (1, 2)
+    scheduler.finish(1)
+    assert scheduler.plan_step() == StepPlan(leaves=(), joins=(), running=(2,))
+
+
 def test_a_waiting_sequence_that_is_cancelled_leaves_without_having_run() -> None:
     scheduler = Scheduler(1)
     scheduler.submit(1)

@@ -64,8 +64,11 @@ class SpeechModel(Protocol[StateT]):
         """Name what is set and what is on, for people; never blocks. `/health` shows it."""
         ...
 
-    def load(self) -> None:
-        """Bring the weights into memory; blocks for as long as that takes."""
+    def load(self) -> int | None:
+        """Bring the weights into memory; blocks for as long as that takes.
+
+        Returns how many segments at once the device then has memory for, if the model has counted.
+        """
         ...
 
     def warm_up(self) -> None:

@@ -28,7 +28,7 @@ class NotInstalled(Exception):
 class LateModel:
     """Implements `CloningModel[Utterance]` by a `ChatterboxModel` that is made at the first `load`, and kept."""
 
-    def __init__(self, options: ChatterboxOptions, model: str, device: str, batch: int) -> None:
+    def __init__(self, options: ChatterboxOptions, model: str, device: str, batch: int | None) -> None:
         self._options = options
         self._family = FAMILIES[model]
         self._device = device
@@ -45,10 +45,10 @@ class LateModel:
     def settings(self) -> Mapping[str, Any]:
         return {} if self._model is None else self._model.settings()
 
-    def load(self) -> None:
+    def load(self) -> int | None:
         if self._model is None:
             self._model = self._make()
-        self._model.load()
+        return self._model.load()
 
     def warm_up(self) -> None:
         self._made().warm_up()

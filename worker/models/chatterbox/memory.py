@@ -1,11 +1,15 @@
-"""What a model and its slots need of a GPU's memory, and the refusal where there is not so much. Pure."""
+"""What a model and its slots need of a GPU's memory: how many fit, and the refusal where there is not so much. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from worker.models.chatterbox.family import MAX_SPEECH_TOKENS, Family
+
+# Computed from what a step reads of memory: 32 streams on an H200 speak 37 % more than 16 do; 64 only 23 % more than
+# 32, each of them at not much over half the pace.
+MOST_SLOTS = 32
 
 _GIB = 1 << 30
 _WORK_BYTES = _GIB  # what the flow and the vocoder of the longest segment take for a moment, and the CUDA context
@@ -32,6 +36,12 @@ class Need:
     def total(self) -> int:
         return self.weights + self.slots * self.slot + _WORK_BYTES
 
+    def __str__(self) -> str:
+        return (
+            f"{_gib(self.total)} for {self.slots} slots: weights {_gib(self.weights)} + {self.slots} x "
+            f"{_gib(self.slot)} + {_gib(_WORK_BYTES)} to work in"
+        )
+
 
 def needed(family: Family, *, is_half: bool, slots: int) -> Need:
     """Return what a model takes with so many segments at once; `is_half` where bfloat16 is used.
@@ -46,6 +56,17 @@ def needed(family: Family, *, is_half: bool, slots: int) -> Need:
     return Need(round(weights * 1e6), slot, slots)
 
 
+def filled(need: Need, free: int) -> Need:
+    """Return the need of as many slots as fit into `free`: at least one, of which `check` then says that it does not,
+    and at most `MOST_SLOTS`."""
+    return replace(need, slots=max(1, min(MOST_SLOTS, _fitting(need, free))))
+
+
+def sum_of(need: Need, free: int) -> str:
+    """Return the arithmetic for people."""
+    return f"{need}; {_gib(free)} were free"
+
+
 def check(device: str, model: str, need: Need, *, free: int, total: int, holders: Sequence[str]) -> None:
     """Return if `need` is free.
 
@@ -54,14 +75,16 @@ def check(device: str, model: str, need: Need, *, free: int, total: int, holders
     """
     if need.total <= free:
         return
-    fitting = (free - need.weights - _WORK_BYTES) // need.slot
+    fitting = _fitting(need, free)
     advice = f"There is room for --slots {fitting}." if fitting >= 1 else "There is not room for one."
     raise NoRoom(
-        f"{device} has {_gib(free)} of {_gib(total)} free, and {model} with {need.slots} slots needs "
-        f"{_gib(need.total)}: "
-        f"weights {_gib(need.weights)} + {need.slots} x {_gib(need.slot)} + {_gib(_WORK_BYTES)} to work in. "
+        f"{device} has {_gib(free)} of {_gib(total)} free, and {model} needs {need}. "
         f"{advice} Held by: {', '.join(holders) or 'nobody that the driver names'}."
     )
+
+
+def _fitting(need: Need, free: int) -> int:
+    return (free - need.weights - _WORK_BYTES) // need.slot
 
 
 def _gib(count: int) -> str:

@@ -47,9 +47,10 @@ _PART_SEEDS = 1000  # attempts at the first part come before these
 class ChatterboxModel:
     """Implements `CloningModel[Utterance]`. The same segment gives the same samples, whoever else is speaking."""
 
-    def __init__(self, options: ChatterboxOptions, model: str, device: str, batch: int = 1) -> None:
+    def __init__(self, options: ChatterboxOptions, model: str, device: str, batch: int | None = 1) -> None:
         self._options = options
-        self._batch = batch
+        self._batch = batch  # None: as many as there is memory for
+        self._memory = ""
         self._family = FAMILIES[model]
         self._device = device
         self._chunk = CHUNK_TOKENS if options.stream == "chunk" else None
@@ -81,17 +82,17 @@ class ChatterboxModel:
             "stream": self._options.stream,
             "watermark": "perth" if self._options.watermark else "off",
             "checkpoint": self._options.checkpoint,
+            "memory": self._memory,
             "torch": torch.__version__,
         }
 
-    def load(self) -> None:
+    def load(self) -> int | None:
         from worker.models.chatterbox.checkpoint import locate
 
         directory = locate(self._options.checkpoint, self._family)
         # First what takes no time and may say no; the rest takes a minute.
         marker = Marker(enabled=self._options.watermark)
-        if self._device.startswith("cuda"):
-            self._check_room()
+        room = self._find_room() if self._device.startswith("cuda") else None
         with _device_faults():
             parts = load_parts(directory, self._family, self._device, self._precision, self._chunk)
         self._loaded = _Loaded(
@@ -101,12 +102,23 @@ class ChatterboxModel:
             marker=marker,
             default_voice=conditionals.prepared_default(parts),
         )
+        return room
 
-    def _check_room(self) -> None:
+    def _find_room(self) -> int:
+        """Return how many segments at once there is memory for, of those that were asked for.
+
+        Raises:
+            NoRoom: there is not so much.
+        """
         free, total = torch.cuda.mem_get_info(self._device)
-        need = memory.needed(self._family, is_half=self._precision is Precision.BF16, slots=self._batch)
+        need = memory.needed(self._family, is_half=self._precision is Precision.BF16, slots=self._batch or 1)
+        if self._batch is None:
+            need = memory.filled(need, free)
         holders = _holders(str(torch.cuda.get_device_properties(self._device).uuid))
         memory.check(self._device, self._family.id, need, free=free, total=total, holders=holders)
+        self._memory = memory.sum_of(need, free)
+        log.info("device=%s memory: %s", self._device, self._memory)
+        return need.slots
 
     def warm_up(self) -> None:
         request = SegmentRequest("warm-up", 0, "Warming up.", self._family.id, DEFAULT_VOICE, seed=1)
