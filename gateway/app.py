@@ -282,7 +282,7 @@ class Gateway:
         """Beat as long as the event loop turns, and say in words how the service is."""
         while True:
             replicas = self.pool.replicas
-            ready = sum(replica.limit > 0 for replica in replicas)
+            ready = sum(replica.can_speak for replica in replicas)
             self._systemd.status(
                 f"{'stopping' if self._stopping else 'serving' if ready else 'no worker is ready'}: "
                 f"{ready} of {len(replicas)} linked workers ready, {self._requests} requests open"

@@ -7,12 +7,26 @@ from enum import StrEnum
 from random import Random
 
 from gateway.replica import Replica
+from wire.link import WorkerState
 
 
 class Policy(StrEnum):
     LEAST_CONNECTIONS = "least-connections"
     ROUND_ROBIN = "round-robin"
     RANDOM = "random"
+
+
+def to_wake(replicas: Iterable[Replica], *, model: str, waiting: int) -> list[Replica]:
+    """Return the sleeping replicas that are to load, so that each of the `waiting` segments of a model has a slot to
+    come, those of replicas that are loading already counted."""
+    serving = [replica for replica in replicas if model in replica.models]
+    coming = sum(r.slots for r in serving if r.reported in (WorkerState.LOADING, WorkerState.WARMING))
+    chosen = []
+    for replica in serving:
+        if replica.is_asleep and coming < waiting:
+            chosen.append(replica)
+            coming += replica.slots
+    return chosen
 
 
 def choose(

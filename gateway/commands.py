@@ -21,6 +21,7 @@ from wire.link import Command
 _LOOKS = ("top", "status", "workers")
 NAMES = (*_LOOKS, *Command)
 _COLUMNS = ("id", "state", "in_flight", "slots", "model", "device", "address", "segments_spoken", "detail")
+_ABLE = ("ready", "probation", "asleep")  # states of workers that a request now would be spoken by
 
 
 def run(arguments: list[str]) -> int:
@@ -80,7 +81,7 @@ async def _run(options: argparse.Namespace, console: Console) -> int:
             else:
                 speeds = {worker["id"]: deque(worker["speeds"]) for worker in snapshot["workers"]}
                 console.print(top.draw(snapshot, options.internal, "", speeds, console.width))
-            return 0 if any(worker["state"] in ("ready", "probation") for worker in snapshot["workers"]) else 1
+            return 0 if any(worker["state"] in _ABLE for worker in snapshot["workers"]) else 1
         if options.command == "workers":
             workers = await _listed(session)
             if options.json:

@@ -26,8 +26,8 @@ RATIO_BUCKETS = (0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 WORKER_STATES = (
-    "starting", "loading", "warming", "ready", "unloaded", "draining", "stopped", "failed", "ejected", "probation",
-    "gone",
+    "starting", "loading", "warming", "ready", "asleep", "unloaded", "draining", "stopped", "failed", "ejected",
+    "probation", "gone",
 )  # fmt: skip
 # Label values that are known from the start begin with 0: of a series that is born with its first event, rate() and
 # increase() never see that event. What is not listed here appears with its first event, and is bounded all the same.

@@ -305,6 +305,16 @@ class Pool:
                     break
                 waiter, replica = taken
                 self._grant(waiter, replica)
+            if len(line):
+                for replica in balancer.to_wake(self._replicas.values(), model=model, waiting=len(line)):
+                    self._wake(replica)
+
+    def _wake(self, replica: Replica) -> None:
+        """Have a sleeping worker load; its own report, a moment later, will say that it does."""
+        before = replica.state
+        replica.reported = WorkerState.LOADING
+        self._observer.changed(replica, before, "a segment waits for its model")
+        replica.wake()
 
     def _grant(self, waiter: Waiter, replica: Replica) -> None:
         lease = Lease(replica, waiter.wanted)

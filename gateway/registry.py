@@ -8,6 +8,7 @@ import hmac
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import aiohttp
 from aiohttp import web
@@ -56,6 +57,7 @@ class Registry:
         self._clock = clock
         # One entry a live link, made and removed by that link's own handler.
         self._links: dict[str, web.WebSocketResponse] = {}
+        self._wakings: set[asyncio.Task[None]] = set()  # keeps them from being collected
         self._strangers = 0  # links that have not said hello yet
         self._dials = Rate(DIALS_AT_ONCE, DIALS_PER_SECOND)
 
@@ -75,6 +77,7 @@ class Registry:
             host = _peer_host(request)
             self._check(hello, is_here=is_loopback(host) or host == _own_host(request))
             replica = Replica.from_hello(hello, host=host, now=self._clock())
+            replica.wake = partial(self._wake, socket)
             self._pool.add(replica)
         except TtsError as error:
             if not socket.prepared:
@@ -114,6 +117,13 @@ class Registry:
             self._pool.mark_draining(replica)
         await socket.send_str(link.encode(link.Order(command)))
         return replica
+
+    def _wake(self, socket: web.WebSocketResponse) -> None:
+        """Order a worker to load, without waiting until that is sent. Whatever is lost here is made up for: its next
+        status says that it is still unloaded."""
+        task = asyncio.create_task(_send(socket, link.Order(link.Command.LOAD)))
+        self._wakings.add(task)
+        task.add_done_callback(self._wakings.discard)
 
     async def close(self) -> None:
         """Close every link; the workers will look for the gateway's next start."""
@@ -234,6 +244,11 @@ class Registry:
                     return f"the link broke: {socket.exception()}"
                 case _:
                     return f"broke the protocol: a {message.type.name} message"
+
+
+async def _send(socket: web.WebSocketResponse, message: link.Message) -> None:
+    with contextlib.suppress(ConnectionError, RuntimeError):  # closed meanwhile: the worker is lost, and its link knows
+        await socket.send_str(link.encode(message))
 
 
 def _peer_host(request: web.Request) -> str:

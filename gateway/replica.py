@@ -57,6 +57,7 @@ TRANSITIONS: dict[Health, dict[Event, Health]] = {
 }
 
 
+ASLEEP = "asleep"
 _FULL_RAMP = 4096
 
 
@@ -76,6 +77,8 @@ class Replica:
     joined_at: float
     split: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    loads_on_demand: bool = False
+    wake: Callable[[], None] = lambda: None  # orders it to load, without waiting for that; the registry's
     detail: str = ""
     gpus: tuple[Gpu, ...] = ()
     warm_voices: frozenset[str] = frozenset()
@@ -110,6 +113,7 @@ class Replica:
             status_at=now,
             split=hello.split,
             versions=dict(hello.versions),
+            loads_on_demand=hello.loads_on_demand,
         )
 
     def take_status(self, status: Status, now: float) -> None:
@@ -156,9 +160,25 @@ class Replica:
         return self.in_flight < self.limit and model in self.models
 
     @property
+    def is_asleep(self) -> bool:
+        """It has given its model's memory back, and is to be woken when a segment waits for it."""
+        return (
+            self.loads_on_demand
+            and self.reported is WorkerState.UNLOADED
+            and self.health in (Health.SOUND, Health.PROBATION)
+        )
+
+    @property
+    def can_speak(self) -> bool:
+        """A segment that comes now would be spoken by it, sooner or later."""
+        return self.limit > 0 or self.is_asleep
+
+    @property
     def state(self) -> str:
         """One word for people: the gateway's judgement where it has one, else the worker's own state."""
-        return str(self.reported if self.health is Health.SOUND else self.health)
+        if self.health is not Health.SOUND:
+            return str(self.health)
+        return ASLEEP if self.is_asleep else str(self.reported)
 
     @property
     def key(self) -> tuple[str, str]:

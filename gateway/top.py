@@ -24,8 +24,8 @@ _SPARK_WIDTH = 20
 _MOST_SLOTS_DRAWN = 8
 _GIB = 2**30
 _STYLES = {
-    "ready": "green", "draining": "yellow", "unloaded": "yellow", "starting": "cyan", "loading": "cyan",
-    "warming": "cyan", "probation": "yellow",
+    "ready": "green", "draining": "yellow", "unloaded": "yellow", "asleep": "blue", "starting": "cyan",
+    "loading": "cyan", "warming": "cyan", "probation": "yellow",
 }  # fmt: skip
 # Columns that a narrow terminal does without, and the width from which they are there.
 _NOW_FROM, _SPARK_FROM = 120, 90

@@ -54,6 +54,8 @@ def state(replica: Replica, now: float) -> str:
     if replica.reported is WorkerState.DRAINING:
         left = max(replica.in_flight, replica.reported_in_flight)
         return f"draining: finishes {count(left, 'segment')}, gets nothing new" if left else "drained: gets nothing new"
+    if replica.is_asleep:
+        return "asleep: its model is unloaded until a request comes"
     if replica.reported is WorkerState.READY:
         return "speaking" if replica.in_flight else "ready"
     return _REPORTED[replica.reported]
@@ -67,15 +69,21 @@ def gone(reason: str, seconds: float) -> str:
 def summary(replicas: Collection[Replica], waiting: int, lost: int) -> str:
     """Return the fleet in one or two sentences: the first thing to read at night."""
     ready = sum(replica.limit > 0 for replica in replicas)
+    asleep = sum(replica.is_asleep for replica in replicas)
     everybody = len(replicas) + lost
     if not everybody:
         return "No worker has registered yet. Start one with tts-worker."
     if ready == everybody:
         workers = "The worker is ready." if everybody == 1 else f"All {everybody} workers are ready."
-    elif ready == 0:
+    elif asleep == everybody:
+        workers = (
+            f"{'The worker sleeps' if everybody == 1 else f'All {everybody} workers sleep'} until a request comes."
+        )
+    elif ready + asleep == 0:
         workers = "No worker is ready."
     else:
-        workers = f"{ready} of {everybody} workers {'is' if ready == 1 else 'are'} ready."
+        sleepers = f", {asleep} asleep" if asleep else ""
+        workers = f"{ready} of {everybody} workers {'is' if ready == 1 else 'are'} ready{sleepers}."
     return f"{workers} {'Nothing waits' if not waiting else count(waiting, 'segment') + verb(waiting, ' wait')}."
 
 

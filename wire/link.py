@@ -74,7 +74,11 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A worker's first message. `epoch` is new at each start of the process; `port` is on the link's peer address."""
+    """A worker's first message. `epoch` is new at each start of the process; `port` is on the link's peer address.
+
+    A worker that `loads_on_demand` gives its model's memory back by itself, and is to be ordered to load when a segment
+    waits for it.
+    """
 
     TYPE: ClassVar[str] = "hello"
     worker: str
@@ -87,6 +91,7 @@ class Hello:
     protocol: int = PROTOCOL_VERSION
     split: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    loads_on_demand: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +267,7 @@ _READ: dict[str, Any] = {
     "in_flight": int,
     "steps": int,
     "protocol": int,
+    "loads_on_demand": bool,
     "worker": _string,
     "epoch": _string,
     "device": lambda value: _string(value)[:64],

@@ -39,7 +39,8 @@ class Slots:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._held = 0  # changes only here, on the event loop
+        self.taken = 0  # so far; this and the next change only here, on the event loop
+        self._held = 0
         self._free = asyncio.Event()
         self._free.set()
 
@@ -57,6 +58,7 @@ class Slots:
         if self._held >= self.count:
             raise TtsError(ErrorCode.WORKER_FULL, f"all {self.count} slots are held")
         self._held += 1
+        self.taken += 1
         self._free.clear()
         try:
             yield

@@ -6,13 +6,11 @@ import asyncio
 import logging
 import os
 import platform
-import resource
 import time
 import uuid
 from collections.abc import Coroutine
 from dataclasses import asdict
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -30,6 +28,7 @@ from worker.lifecycle import Event, IllegalTransition, Lifecycle
 from worker.link import Link
 from worker.metrics import Metrics
 from worker.models.base import SpeechModel
+from worker.upkeep import wait_too_large, wait_unused
 from worker.voices import Voices
 
 log = logging.getLogger("worker.app")
@@ -38,7 +37,6 @@ _STOP_ENGINE_SECONDS = 2.0
 _STOP_LISTENER_SECONDS = 2.0
 _LAG_INTERVAL_SECONDS = 0.25
 _STOP_MARGIN_SECONDS = 10.0  # what a stop may take after the drain
-_MEMORY_INTERVAL_SECONDS = 1.0
 _DISTRIBUTIONS = ("chatterbox-gateway", "aiohttp", "numpy", "hibari-tts", "torch", "chatterbox-tts")
 
 
@@ -118,7 +116,8 @@ class Worker:
         self._engine.start()
         self._spawn(self._watch_engine())
         self._spawn(beat(self._systemd, self._vitals))
-        self._spawn(self._watch_memory())
+        self._spawn(self._end_when_too_large())
+        self._spawn(self._unload_when_unused())
         # The links before the model, so that the gateways see it loading.
         for link in self._links:
             self._spawn(link.run())
@@ -212,6 +211,7 @@ class Worker:
             models=(self._engine.info,),
             state=self._lifecycle.state,
             versions=self._versions,
+            loads_on_demand=self._config.unload_after_seconds > 0,
         )
 
     def _status(self) -> Status:
@@ -233,7 +233,7 @@ class Worker:
             if self._stop_requests:
                 # An undrain would take back what the operator of this very process has asked for.
                 raise IllegalTransition(f"a worker that is stopping cannot {command}")
-            self._lifecycle.handle(_EVENTS[command], "ordered")
+            has_changed = self._lifecycle.handle(_EVENTS[command], "ordered")
         except IllegalTransition as error:
             log.warning("order=%s refused: %s", command, error)
             self._detail = str(error)
@@ -241,9 +241,9 @@ class Worker:
                 link.announce()
             return
         self._detail = ""
-        if command is Command.LOAD:
+        if command is Command.LOAD and has_changed:
             self._spawn(self._load())
-        elif command is Command.UNLOAD:
+        elif command is Command.UNLOAD and has_changed:
             self._spawn(self._unload())
 
     async def _load(self) -> None:
@@ -277,15 +277,27 @@ class Worker:
             await asyncio.sleep(_LAG_INTERVAL_SECONDS)
             self._metrics.event_loop_lag.observe(max(0.0, time.monotonic() - due))
 
-    async def _watch_memory(self) -> None:
+    async def _end_when_too_large(self) -> None:
         """Drain and end when the process has grown too large; its supervisor starts a fresh one."""
-        limit = self._config.max_memory_bytes
-        while limit:
-            await asyncio.sleep(_MEMORY_INTERVAL_SECONDS)
-            if (resident := _resident_bytes()) > limit:
-                log.warning("memory=%d exceeds --max-memory-mb: draining, to be started anew", resident)
-                self.request_stop()
-                return
+        reason = await wait_too_large(self._config.max_memory_bytes)
+        log.warning("%s: draining, to be started anew", reason)
+        self.request_stop()
+
+    async def _unload_when_unused(self) -> None:
+        """Give the model's memory back when nobody has wanted it for long; a gateway orders it back when somebody does.
+
+        Between the look at the slots and the change of state nothing is awaited, so that no segment comes between.
+        """
+        patience = self._config.unload_after_seconds
+        while True:
+            await wait_unused(patience, self._uses)
+            self._lifecycle.handle(Event.UNLOAD, f"unused for {patience:g} s")
+            await self._unload()
+
+    def _uses(self) -> int | None:
+        """How often a slot was taken so far; None while one is, and while there is no model to unload."""
+        is_unused = self._lifecycle.state is WorkerState.READY and not self._slots.held
+        return self._slots.taken if is_unused else None
 
     async def _watch_engine(self) -> None:
         try:
@@ -354,11 +366,6 @@ def build_model(config: Config) -> SpeechModel[Any]:
     from worker.models.embedded import EmbeddedModel
 
     return EmbeddedModel()
-
-
-def _resident_bytes() -> int:
-    """Return how much memory the process holds now, by Linux' own count of pages."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def _versions() -> dict[str, str]:

@@ -81,6 +81,7 @@ class Config:
     device: str = "cpu"
     drain_timeout_seconds: float = 60.0
     max_memory_bytes: int = 0
+    unload_after_seconds: float = 0.0
     log_level: str = "info"
     log_format: str = "text"
     trace_endpoint: str = ""
@@ -125,6 +126,7 @@ class Config:
             device=device,
             drain_timeout_seconds=given.seconds("drain_timeout", 60.0),
             max_memory_bytes=given.whole("max_memory_mb", 0, 0, 1 << 24) << 20,
+            unload_after_seconds=given.seconds("unload_after", 0.0),
             log_level=given.choice("log_level", "info", LOG_LEVELS),
             log_format=given.choice("log_format", "text", logs.FORMATS),
             trace_endpoint=given.text_or_empty("trace_endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),
@@ -173,6 +175,12 @@ OPTIONS = (
         "--max-memory-mb",
         "TTS_WORKER_MAX_MEMORY_MB",
         "drain and end, to be started anew, when the process holds more memory of the host (default 0: never)",
+    ),
+    _Option(
+        "--unload-after",
+        "TTS_WORKER_UNLOAD_AFTER",
+        "seconds without a segment after which the model's memory is given back; the next request loads it again "
+        "(default 0: never)",
     ),
     _Option("--log-level", "TTS_WORKER_LOG_LEVEL", f"{', '.join(LOG_LEVELS)} (default info)"),
     _Option("--log-format", "TTS_WORKER_LOG_FORMAT", "text (key=value) or json, an object a line (default text)"),

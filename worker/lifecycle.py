@@ -25,8 +25,8 @@ class Event(StrEnum):
 
 
 # Everything that can change the state of the process. A pair that is not listed is illegal: `Lifecycle.handle` raises.
-# Drain and undrain may be repeated, because two gateways may send the same order. A worker that is ready cannot stop
-# without draining first. What has stopped or failed stays so; the first failure is the one that is reported.
+# Load, drain and undrain may be repeated, because two gateways may send the same order. A worker that is ready cannot
+# stop without draining first. What has stopped or failed stays so; the first failure is the one that is reported.
 TRANSITIONS: dict[WorkerState, dict[Event, WorkerState]] = {
     WorkerState.STARTING: {
         Event.LOAD: WorkerState.LOADING,
@@ -34,16 +34,19 @@ TRANSITIONS: dict[WorkerState, dict[Event, WorkerState]] = {
         Event.FAIL: WorkerState.FAILED,
     },
     WorkerState.LOADING: {
+        Event.LOAD: WorkerState.LOADING,
         Event.LOADED: WorkerState.WARMING,
         Event.STOP: WorkerState.STOPPED,
         Event.FAIL: WorkerState.FAILED,
     },
     WorkerState.WARMING: {
+        Event.LOAD: WorkerState.WARMING,
         Event.WARMED: WorkerState.READY,
         Event.STOP: WorkerState.STOPPED,
         Event.FAIL: WorkerState.FAILED,
     },
     WorkerState.READY: {
+        Event.LOAD: WorkerState.READY,
         Event.UNLOAD: WorkerState.UNLOADED,
         Event.DRAIN: WorkerState.DRAINING,
         Event.UNDRAIN: WorkerState.READY,
@@ -98,8 +101,8 @@ class Lifecycle:
         """Call `listener` after each change of state; it must not raise and must not block."""
         self._listeners.append(listener)
 
-    def handle(self, event: Event, reason: str = "") -> None:
-        """Make the transition of the table.
+    def handle(self, event: Event, reason: str = "") -> bool:
+        """Make the transition of the table; return whether the state is another one now.
 
         Raises:
             IllegalTransition: the table has none; nothing has changed.
@@ -109,8 +112,9 @@ class Lifecycle:
         if after is None:
             raise IllegalTransition(f"a worker that is {before} cannot {event}")
         if after is before:
-            return
+            return False
         self._state, self._reason = after, reason
         log.info("state=%s before=%s event=%s reason=%r", after, before, event, reason)
         for listener in self._listeners:
             listener()
+        return True

@@ -11,16 +11,17 @@ from deploy.grafana.panels import BLUE, GREEN, GREY, ORANGE, RED, Column, choice
 # The number of each state grows with the trouble: with two gateways the one that sees more of it wins.
 STATES = {
     1: ("ready", GREEN),
-    2: ("unloaded", GREY),
-    3: ("draining", BLUE),
-    4: ("stopped", GREY),
-    5: ("starting", "light-blue"),
-    6: ("loading", "light-blue"),
-    7: ("warming", "light-blue"),
-    8: ("probation", "yellow"),
-    9: ("ejected", ORANGE),
-    10: ("failed", RED),
-    11: ("gone", RED),
+    2: ("asleep", "light-green"),
+    3: ("unloaded", GREY),
+    4: ("draining", BLUE),
+    5: ("stopped", GREY),
+    6: ("starting", "light-blue"),
+    7: ("loading", "light-blue"),
+    8: ("warming", "light-blue"),
+    9: ("probation", "yellow"),
+    10: ("ejected", ORANGE),
+    11: ("failed", RED),
+    12: ("gone", RED),
 }
 # As the alerts have it: rules/recording.yml and rules/alerts.yml.
 TARGET_SECONDS, MANY_ERRORS, MANY_STALLS, MUCH_BACKLOG_SECONDS, FULL_BACKLOG_SECONDS = 2, 0.05, 0.01, 30, 120

@@ -30,8 +30,8 @@ class HealthRoutes:
         return web.json_response({"status": "ok"})
 
     async def readyz(self, request: web.Request) -> web.Response:
-        """200 when a request sent now would be spoken: at least one worker takes segments."""
-        ready = sum(replica.limit > 0 for replica in self.pool.replicas)
+        """200 when a request sent now would be spoken: at least one worker takes segments, or sleeps."""
+        ready = sum(replica.can_speak for replica in self.pool.replicas)
         if self.is_stopping():
             return web.json_response({"status": "stopping", "workers_ready": ready}, status=503)
         if not ready:
@@ -41,7 +41,7 @@ class HealthRoutes:
     async def health(self, request: web.Request) -> web.Response:
         backlog = self.pool.backlog()
         workers = [describe(replica) for replica in sorted(self.pool.replicas, key=lambda r: r.id)]
-        ready = sum(replica.limit > 0 for replica in self.pool.replicas)
+        ready = sum(replica.can_speak for replica in self.pool.replicas)
         return web.json_response(
             {
                 "status": "stopping" if self.is_stopping() else "ok" if ready else "no worker is ready",

@@ -20,6 +20,15 @@ def replica(name: str = "w", *, slots: int = 1, state: WorkerState = WorkerState
     return Replica.from_hello(hello, host="127.0.0.1", now=0.0)
 
 
+def sleeper(name: str = "w", *, slots: int = 1) -> tuple[Replica, list[str]]:
+    """Return a worker that has given its memory back and loads on demand, and what it was woken with."""
+    one = replica(name, slots=slots, state=WorkerState.UNLOADED)
+    one.loads_on_demand = True
+    woken: list[str] = []
+    one.wake = lambda: woken.append(name)
+    return one, woken
+
+
 def status(of: Replica, state: WorkerState = WorkerState.READY, **changes: object) -> Status:
     figures: dict[str, object] = {"in_flight": 0, "steps": 0, "slots": of.slots} | changes
     return Status(state, **figures)  # type: ignore[arg-type]

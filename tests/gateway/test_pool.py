@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from gateway.lease import Wanted
 from gateway.pool import Pool
 from gateway.queue import Standing
 from gateway.replica import Health, Replica
-from tests.gateway.builders import Heard, pool, replica, status
+from tests.gateway.builders import Heard, pool, replica, sleeper, status
 from wire.errors import ErrorCode, TtsError
 from wire.link import WorkerState
 
@@ -150,6 +151,44 @@ async def test_a_worker_that_becomes_ready_is_given_what_waits():
     fleet.update(one, status(one, WorkerState.READY))
     await waiter.has_it()
     await waiter.let_go()
+
+
+async def test_a_segment_that_waits_wakes_as_many_workers_as_there_is_work_for():
+    (one, first), (two, second), (three, third) = (sleeper(name, slots=2) for name in ("a", "b", "c"))
+    fleet = pool(one, two, three)
+    holders = [Holder(fleet, wanted()) for _ in range(3)]
+    await turns()
+    assert (first, second, third) == (["a"], ["b"], [])
+    assert [member.state for member in fleet.replicas] == ["loading", "loading", "asleep"]
+    fleet.update(one, status(one))
+    fleet.update(two, status(two))
+    await asyncio.gather(*(holder.has_it() for holder in holders))
+    assert (first, second, third) == (["a"], ["b"], [])
+    for holder in holders:
+        await holder.let_go()
+
+
+async def test_a_worker_that_missed_the_order_is_woken_again_by_its_next_report():
+    one, woken = sleeper()
+    fleet = pool(one)
+    holder = Holder(fleet, wanted())
+    await turns()
+    fleet.update(one, status(one, WorkerState.UNLOADED))
+    assert woken == ["w", "w"]
+    fleet.update(one, status(one))
+    await holder.has_it()
+    await holder.let_go()
+
+
+async def test_nobody_is_woken_while_there_is_a_free_slot_or_by_another_models_segment():
+    one, woken = sleeper("asleep")
+    fleet = pool(one, replica("awake"))
+    async with fleet.lease(wanted(), wait_seconds=1):
+        assert woken == []
+        with contextlib.suppress(TtsError):
+            async with fleet.lease(replace(wanted(), model="another"), wait_seconds=0):
+                pass
+    assert woken == []
 
 
 async def test_a_draining_worker_finishes_what_it_has_and_gets_nothing_more():

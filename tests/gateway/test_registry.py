@@ -8,7 +8,7 @@ import json
 import socket as py_socket
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -16,7 +16,9 @@ import pytest
 from aiohttp import web
 
 from gateway.api.errors import errors_as_envelopes
+from gateway.lease import Wanted
 from gateway.pool import Pool
+from gateway.queue import Standing
 from gateway.registry import DIALS_AT_ONCE, MAX_MODELS, MAX_STRANGERS, MESSAGES_AT_ONCE, Registry
 from gateway.replica import Health
 from tests.e2e.cluster import until
@@ -77,6 +79,11 @@ async def site(token: str = "", clock: Callable[[], float] = time.monotonic) -> 
                 await asyncio.gather(*(socket.close() for socket in here.sockets))
     finally:
         await runner.cleanup()
+
+
+async def speak(fleet: Pool) -> None:
+    async with fleet.lease(Wanted("tone", "alto", Standing("", 1), 1), wait_seconds=60):
+        pass
 
 
 async def refusal(socket: aiohttp.ClientWebSocketResponse) -> str:
@@ -285,6 +292,30 @@ async def test_a_worker_that_is_told_to_drain_gets_nothing_from_that_instant():
         await it.join()
         await it.registry.order("w0", link.Command.DRAIN)
         assert it.pool.replicas[0].limit == 0
+
+
+async def test_a_sleeping_worker_is_ordered_to_load_when_a_segment_waits_for_it():
+    async with site() as it:
+        hello = replace(HELLO, state=link.WorkerState.UNLOADED, loads_on_demand=True)
+        socket = await it.join(hello)
+        waiting = asyncio.create_task(speak(it.pool))
+        assert link.parse(await socket.receive_str()) == link.Order(link.Command.LOAD)
+        await socket.send_str(link.encode(STATUS))
+        await waiting
+
+
+async def test_an_order_to_load_comes_after_the_welcome_also_when_the_segment_was_there_first():
+    async with site() as it:
+        awake = await it.join(replace(HELLO, worker="w1"))
+        await awake.close()
+        await it.wait_lost("w1")
+        waiting = asyncio.create_task(speak(it.pool))
+        await asyncio.sleep(0)
+        assert it.pool.waiting == 1
+        socket = await it.join(replace(HELLO, state=link.WorkerState.UNLOADED, loads_on_demand=True))
+        assert link.parse(await socket.receive_str()) == link.Order(link.Command.LOAD)
+        await socket.send_str(link.encode(STATUS))
+        await waiting
 
 
 async def test_an_order_for_nobody_names_those_there_are():

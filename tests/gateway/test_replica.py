@@ -1,5 +1,5 @@
 from gateway.replica import TRANSITIONS, Event, Health
-from tests.gateway.builders import replica, status
+from tests.gateway.builders import replica, sleeper, status
 from wire.link import WorkerState
 
 
@@ -23,6 +23,15 @@ def test_a_replica_takes_work_only_while_its_worker_reports_ready():
     for state in WorkerState:
         one.take_status(status(one, state), now=1.0)
         assert one.limit == (2 if state is WorkerState.READY else 0)
+
+
+def test_a_worker_that_loads_on_demand_is_asleep_while_it_is_unloaded_and_can_still_speak():
+    one, _ = sleeper(slots=2)
+    assert (one.state, one.limit, one.can_speak) == ("asleep", 0, True)
+    one.handle(Event.EJECT)
+    assert not one.can_speak
+    ordered = replica(state=WorkerState.UNLOADED)
+    assert (ordered.state, ordered.can_speak) == ("unloaded", False)
 
 
 def test_a_replica_on_probation_takes_one_segment_and_then_twice_as_many_with_each_success():

@@ -2,7 +2,7 @@ import pytest
 
 from gateway import words
 from gateway.replica import Event
-from tests.gateway.builders import replica, status
+from tests.gateway.builders import replica, sleeper, status
 from wire.gpu import Gpu, GpuState
 from wire.link import WorkerState
 
@@ -10,6 +10,23 @@ from wire.link import WorkerState
 def test_every_state_has_words():
     for state in WorkerState:
         assert words.state(replica(state=state), 0.0)
+
+
+def test_a_sleeping_worker_says_what_wakes_it():
+    assert words.state(sleeper()[0], 0.0) == "asleep: its model is unloaded until a request comes"
+
+
+@pytest.mark.parametrize(
+    ("ready", "asleep", "said"),
+    [
+        (0, 1, "The worker sleeps until a request comes. Nothing waits."),
+        (0, 2, "All 2 workers sleep until a request comes. Nothing waits."),
+        (1, 2, "1 of 3 workers is ready, 2 asleep. Nothing waits."),
+    ],
+)
+def test_a_fleet_that_sleeps_is_no_trouble(ready: int, asleep: int, said: str):
+    fleet = [replica(f"r{n}") for n in range(ready)] + [sleeper(f"s{n}")[0] for n in range(asleep)]
+    assert words.summary(fleet, 0, 0) == said
 
 
 def test_an_ejected_worker_says_why_and_until_when():

@@ -145,7 +145,7 @@ async def running(settings: Config) -> AsyncIterator[tuple[Worker, Client]]:
     try:
         async with aiohttp.ClientSession() as http:
             client = Client(http, worker.port)
-            await client.wait_health(lambda health: health["state"] in ("ready", "failed"))
+            await client.wait_health(lambda health: health["state"] in ("ready", "unloaded", "failed"))
             yield worker, client
     finally:
         worker.request_stop()

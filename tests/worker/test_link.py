@@ -59,6 +59,28 @@ async def test_unload_and_load_are_obeyed_and_an_order_at_the_wrong_time_is_answ
         assert decode((await client.speak(segment("back again"))).pcm) == "back again"
 
 
+async def test_a_model_that_nobody_wants_is_unloaded_and_never_under_a_segment() -> None:
+    text = "x" * 40
+    async with gateway(interval_seconds=0.01) as peer:
+        settings = config(ToneOptions(realtime_factor=0.2), gateways=at(peer.port), unload_after_seconds=0.1)
+        async with running(settings) as (_, client):
+            await eventually(lambda: peer.states[-1:] == ["unloaded"])
+            assert peer.hellos[0].loads_on_demand
+            assert peer.statuses[-1].detail == "unused for 0.1 s"
+            await client.wait_metric('tts_worker_model_loaded{model="tone"}', 0)
+            answer = await client.speak(segment(text))
+            while answer.status == 503:  # unloaded, or unloaded again before the segment came
+                for _ in range(2):  # two gateways in which something waits for it
+                    await peer.order(Command.LOAD)
+                await eventually(lambda: peer.states[-1] == "ready" or peer.states.count("unloaded") > 1)
+                answer = await client.speak(segment(text))
+            # Half a second of work, five times its patience.
+            assert decode(answer.pcm) == text
+            await eventually(lambda: peer.states[-1] == "unloaded")
+    assert max(status.in_flight for status in peer.statuses) == 1
+    assert not any(status.in_flight for status in peer.statuses if status.state == "unloaded")
+
+
 async def test_a_link_that_drops_is_dialled_again_and_disturbs_no_segment() -> None:
     async with (
         gateway() as peer,
