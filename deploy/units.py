@@ -19,6 +19,8 @@ from pathlib import Path, PurePosixPath
 
 from rich.console import Console
 
+from deploy import network
+from deploy.network import Network
 from deploy.up import choose_workers, has_chatterbox, list_gpus, visible_gpus
 from host.checks import hidden_from_services
 
@@ -28,6 +30,11 @@ SETTINGS = PurePosixPath("/etc/tts")
 SHIPPED_BIN = "/opt/tts/venv/bin"
 SERVED = ("tts-gateway-internal.socket", "tts-gateway.socket", "tts-gateway.service")
 _CPU_DROP_IN = UNITS / "tts-worker@.service.d" / "cpu.conf"
+# Where this one is, the workers register with gateways on other hosts, and there is none here.
+_WORKER_NETWORK = UNITS / "tts-worker@.service.d" / "network.conf"
+_GATEWAY_NETWORK = UNITS / "tts-gateway.service.d" / "network.conf"
+_NETWORK_SOCKET = "tts-gateway-network.socket"  # the gateway's unit starts it
+_TOKEN = SETTINGS / "worker-token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,8 @@ class Machine:
     bin_directory: PurePosixPath
     instances: tuple[str, ...]
     has_gpus: bool
+    has_gateway: bool = True
+    network: Network | None = None  # None: as it was; at first, everything on this machine
 
 
 def shipped() -> Mapping[str, str]:
@@ -69,15 +78,24 @@ def files(machine: Machine, sources: Mapping[str, str], token: str) -> list[File
     wanted = [
         File(UNITS / name, text.replace(SHIPPED_BIN, str(machine.bin_directory)))
         for name, text in sorted(sources.items())
-        if "/" not in name and not name.endswith(".env")
+        if _is_unit(name) and (machine.has_gateway or name not in SERVED)
     ]
     if not machine.has_gpus:
         wanted.append(File(_CPU_DROP_IN, sources["drop-ins/cpu.conf"]))
+    if machine.network is not None:
+        places = {"network/worker.conf": _WORKER_NETWORK}
+        if machine.has_gateway:
+            places = {"network/gateway.conf": _GATEWAY_NETWORK, f"network/{_NETWORK_SOCKET}": UNITS / _NETWORK_SOCKET}
+        wanted += [File(path, machine.network.fill_in(sources[name])) for name, path in places.items()]
     wanted += [
         File(SETTINGS / name, text, is_own=True) for name, text in sorted(sources.items()) if name.endswith(".env")
     ]
-    wanted.append(File(SETTINGS / "worker-token", token + "\n", mode=0o600, is_own=True))
+    wanted.append(File(_TOKEN, token + "\n", mode=0o600, is_own=True))
     return wanted
+
+
+def _is_unit(name: str) -> bool:
+    return "/" not in name and not name.endswith(".env")
 
 
 def instances(machine: Machine) -> list[str]:
@@ -85,7 +103,7 @@ def instances(machine: Machine) -> list[str]:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one of the two commands; return the exit code: 0 done, 1 it could not be."""
+    """Run one of the two commands; return the exit code: 0 done, 1 it could not be, 2 it was asked for wrongly."""
     options = _options(arguments)
     console = Console(highlight=False, soft_wrap=True, markup=False)
     if os.geteuid() != 0 and not options.dry_run and options.root == Path("/"):
@@ -101,15 +119,22 @@ def run(arguments: Sequence[str]) -> int:
             "can see it:\n  /usr/bin/python3 -m venv /opt/tts/venv\n  /opt/tts/venv/bin/pip install chatterbox-gateway"
         )
         return 1
-    machine = _look(options, PurePosixPath(here))
+    try:
+        machine = _look(options, PurePosixPath(here))
+    except ValueError as error:
+        console.print(f"tts-gateway {options.command}: {error}")
+        return 2
     kind = "one a GPU" if machine.has_gpus else "on the CPU"
+    if not machine.has_gateway and _served(options):
+        _retire(_served(options), options, console)
     console.print(f"{len(machine.instances)} workers, {kind}: {', '.join(instances(machine))}")
     for file in files(machine, shipped(), secrets.token_urlsafe(32)):
         _write(file, options, console)
     if machine.has_gpus:
         _remove(_CPU_DROP_IN, options, console)
     _systemctl(options, console, "daemon-reload")
-    _systemctl(options, console, "enable", "tts.target", *SERVED, *instances(machine))
+    served = SERVED if machine.has_gateway else ()
+    _systemctl(options, console, "enable", "tts.target", *served, *instances(machine))
     console.print("Start everything: systemctl start tts.target" if not options.dry_run else "Nothing was changed.")
     return 0
 
@@ -126,6 +151,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         )
     install.add_argument("--workers", type=int, metavar="N", help="how many (default: one a GPU, or two on the CPU)")
     install.add_argument("--cpu", action="store_true", help="workers with the embedded voice, also where GPUs are")
+    network.add_options(install)
     uninstall.add_argument("--purge", action="store_true", help=f"remove {SETTINGS} too, with keys and tokens")
     options = parser.parse_args(arguments)
     if getattr(options, "workers", None) is not None and not 1 <= options.workers <= 100:
@@ -134,25 +160,52 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _look(options: argparse.Namespace, bin_directory: PurePosixPath) -> Machine:
+    """Raises:
+    ValueError: the host cannot be what the flags say.
+    """
+    place = network.read(options)
+    # An upgrade need not be told again what a host is.
+    has_gateway = not options.gateways and not _on(options, _WORKER_NETWORK).exists()
+    if place is not None and not place.gateways and not has_gateway:
+        raise ValueError("this host has workers only: add --gateways, or make room for one with uninstall-units")
+    if not has_gateway and not _on(options, _TOKEN).exists():
+        raise ValueError(f"{_TOKEN} is not here, and workers need the gateway's: copy it from there, for root alone")
     gpus = [] if options.cpu else visible_gpus(list_gpus(), None)
     chosen = choose_workers(gpus, has_chatterbox(), None, options.workers)
     has_gpus = chosen.model == "chatterbox"
     count = min(len(chosen.devices), len(gpus)) if has_gpus else len(chosen.devices)
-    return Machine(bin_directory, tuple(map(str, range(count))), has_gpus)
+    return Machine(bin_directory, tuple(map(str, range(count))), has_gpus, has_gateway, place)
 
 
 def _uninstall(options: argparse.Namespace, console: Console) -> int:
-    units = sorted(name for name in shipped() if "/" not in name and not name.endswith(".env"))
-    if options.root == Path("/") and _is_booted():
-        _systemctl(options, console, "stop", "tts.target", *SERVED, "tts-worker@*.service")
     enabled = [link.name for link in sorted(options.root.glob(f".{UNITS}/tts.target.wants/tts-worker@*.service"))]
-    _systemctl(options, console, "disable", "tts.target", *SERVED, *enabled)
-    for path in [UNITS / name for name in units] + [_CPU_DROP_IN]:
+    _retire(["tts.target", *_served(options)], options, console, ["tts-worker@*.service"], enabled)
+    for path in (UNITS / "tts-worker@.service", _CPU_DROP_IN, _WORKER_NETWORK):
         _remove(path, options, console)
     if options.purge:
         _remove(SETTINGS, options, console)
     _systemctl(options, console, "daemon-reload")
     return 0
+
+
+def _served(options: argparse.Namespace) -> list[str]:
+    """Return the gateway's units that are here."""
+    return [name for name in (*SERVED, _NETWORK_SOCKET) if _on(options, UNITS / name).exists()]
+
+
+def _retire(
+    units: Sequence[str],
+    options: argparse.Namespace,
+    console: Console,
+    also_stopped: Sequence[str] = (),
+    also_disabled: Sequence[str] = (),
+) -> None:
+    """Stop, disable and remove the gateway's units, and others."""
+    if options.root == Path("/") and _is_booted():
+        _systemctl(options, console, "stop", *units, *also_stopped)
+    _systemctl(options, console, "disable", *units, *also_disabled)
+    for path in (*(UNITS / unit for unit in units), _GATEWAY_NETWORK):
+        _remove(path, options, console)
 
 
 def _on(options: argparse.Namespace, path: PurePosixPath) -> Path:

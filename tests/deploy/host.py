@@ -168,8 +168,19 @@ class Host:
         if self.leader:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.leader, signal.SIGKILL)
+            self.leader = 0
         self._process.kill()
         self._process.wait()
+
+
+def join(first: Host, second: Host, *addresses: tuple[str, str]) -> None:
+    """Lay a cable between two hosts, `link0` on both, with these addresses of the first and the second."""
+    peer = ("peer", "name", "link0", "netns", str(second.leader))
+    subprocess.run(first.in_network("ip", "link", "add", "link0", "type", "veth", *peer), check=True)
+    for number, host in enumerate((first, second)):
+        for pair in addresses:
+            host.run("ip", "address", "add", pair[number], "dev", "link0")
+        host.run("ip", "link", "set", "link0", "up")
 
 
 def cannot(why: str) -> None:

@@ -29,6 +29,67 @@ def test_a_machine_without_gpus_gets_a_drop_in_and_others_do_not():
     assert drop_in not in texts(GPUS)
 
 
+def image(directory: Path, *options: str) -> int:
+    """Install into an image of a machine without GPUs."""
+    return run(["install-units", "--root", str(directory), "--cpu", *options])
+
+
+def test_the_host_of_the_gateway_listens_for_workers_of_other_hosts_and_still_for_its_own(tmp_path: Path):
+    assert image(tmp_path, "--network", "10.0.0.1/24") == 0
+    units = tmp_path / "etc/systemd/system"
+    socket = (units / "tts-gateway-network.socket").read_text()
+    gateway = (units / "tts-gateway.service.d/network.conf").read_text()
+    assert "ListenStream=10.0.0.1:8081\n" in socket
+    assert "Sockets=tts-gateway-network.socket\n" in gateway
+    assert "IPAddressAllow=localhost 10.0.0.0/24\n" in socket
+    assert "IPAddressAllow=10.0.0.0/24\n" in gateway
+    assert not (units / "tts-worker@.service.d/network.conf").exists()
+
+
+def test_a_host_of_workers_has_no_gateway_also_after_an_upgrade(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    options = ("--network", "fd00::2/64", "--gateways", "[fd00::1]:8081,[fd00::3]:8081")
+    assert image(tmp_path, *options) == 2
+    assert "worker-token is not here" in capsys.readouterr().out
+    assert image(tmp_path, "--network", "fd00::2/64") == 0  # a host that had a gateway
+    units = tmp_path / "etc/systemd/system"
+    for again in (options, ()):
+        assert image(tmp_path, *again) == 0
+        assert {path.name for path in units.iterdir() if path.is_file()} == {"tts-worker@.service", "tts.target"}
+        assert not (units / "tts-gateway.service.d").exists()
+        assert {link.name for link in (units / "tts.target.wants").iterdir()} == set(instances(CPU))
+        drop_in = (units / "tts-worker@.service.d/network.conf").read_text()
+        assert "TTS_WORKER_HOST=fd00::2\n" in drop_in
+        assert "TTS_GATEWAYS=[fd00::1]:8081,[fd00::3]:8081\n" in drop_in
+        assert "IPAddressAllow=fd00::/64\n" in drop_in
+    assert image(tmp_path, "--network", "fd00::2/64") == 2
+    assert "workers only" in capsys.readouterr().out
+    assert run(["uninstall-units", "--root", str(tmp_path)]) == 0
+    assert image(tmp_path) == 0
+    assert (units / "tts-gateway.service").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--network", "here"), "--network must be an address and a length"),
+        (("--network", "10.0.0.1"), "--network 10.0.0.1 has no other hosts"),
+        (("--network", "127.0.0.1/8"), "--network 127.0.0.1/8 has no other hosts"),
+        (("--gateways", "10.0.0.1:8081"), "--gateways needs --network"),
+        (("--network", "10.0.0.2/24", "--gateways", "10.0.0.1"), "each must be ADDRESS:PORT"),
+        (("--network", "10.0.0.2/24", "--gateways", "10.0.0.1:0"), "each must be ADDRESS:PORT"),
+        (("--network", "10.0.0.2/24", "--gateways", "tts.example.com:8081"), "the units ask no name server"),
+        (("--network", "10.0.0.2/24", "--gateways", "10.0.1.1:8081"), "no other host of 10.0.0.0/24"),
+        (("--network", "10.0.0.2/24", "--gateways", "10.0.0.2:8081"), "no other host of 10.0.0.0/24"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused_and_nothing_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], complaint: str
+):
+    assert image(tmp_path, *options) == 2
+    assert complaint in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_there_is_an_instance_a_gpu():
     assert instances(GPUS) == ["tts-worker@0.service", "tts-worker@1.service", "tts-worker@2.service"]
 
