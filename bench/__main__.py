@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from bench import compare, load, policies, speedup
+from bench import compare, engine, load, policies, speedup
 from bench.errors import OptionError
 
 INTERRUPTED = 130  # what a shell expects of a command that SIGINT ended
@@ -28,6 +28,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "compare": compare,
     "policies": policies,
     "speedup": speedup,
+    "engine": engine,
 }
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Self
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.generator import OpenLoop
 
@@ -35,3 +36,26 @@ def describe(run: OpenLoop) -> str:
         f"sent {len(run.journeys)}/{run.planned} · done {run.done} · errors {run.failed} · "
         f"in flight {run.in_flight} · TTFA p95 {ttfa}"
     )
+
+
+class Steps:
+    """The live line of a measurement that blocks: which of its steps is under way. Use as `with`; counts to `total`."""
+
+    def __init__(self, total: int) -> None:
+        columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._progress.add_task("", total=total)
+        self._begun = 0
+
+    def __enter__(self) -> Self:
+        if self._progress.console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def begin(self, what: str) -> None:
+        """Show that the next step is under way, and the one before it done."""
+        self._progress.update(self._task, completed=self._begun, description=what)
+        self._begun += 1

@@ -82,6 +82,10 @@ class TokenStage:
             run.seen[token] = True
             self._forward(run, self._embedding(token, position + 1), before=token)
 
+    def end(self, run: TokenRun) -> None:
+        """Give back what the run holds; it is not stepped again."""
+        run.cache = run.logits = None
+
     def _reread(self, run: TokenRun) -> None:
         assert run.seen is not None
         run.seen[run.tokens] = True

@@ -1,0 +1,161 @@
+"""Our engine without its processes: the token stage alone, and the whole model as the engine thread drives it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.chatterbox.device import finish
+from bench.roofline import TokenModel
+from wire.segment import SegmentRequest
+from worker.config import ChatterboxOptions
+from worker.models.chatterbox.conditionals import on_device, prepared_default
+from worker.models.chatterbox.family import Family
+from worker.models.chatterbox.model import DEFAULT_VOICE, ChatterboxModel
+from worker.models.chatterbox.sampler import Sampling
+from worker.models.chatterbox.t3 import TokenRun, TokenStage
+from worker.models.chatterbox.text import to_ids
+from worker.models.chatterbox.upstream import Parts, Precision, load_parts
+
+GREEDY = {"top_p": 0.0}
+
+
+@dataclass(frozen=True, slots=True)
+class SpokenTogether:
+    """Utterances that were spoken at once: PCM s16le of each, and seconds, in all and by stage."""
+
+    pcm: list[bytes]
+    first_audio_seconds: list[float]
+    seconds: float
+    stages: dict[str, float]
+
+
+class Tokens:
+    """Our token stage with a checkpoint and its own voice."""
+
+    def __init__(self, directory: Path, family: Family, device: str, precision: Precision) -> None:
+        self.parts: Parts = load_parts(directory, family, device, precision, None)
+        self._stage = TokenStage(self.parts.t3, family)
+        self._voice = on_device(prepared_default(self.parts), self.parts)
+        self._family = family
+
+    def ids(self, text: str) -> Any:
+        """Return the ids of a text, as both engines read it."""
+        return to_ids(text, None, self.parts, self._family)
+
+    def positions(self, text: str) -> int:
+        """Return how many positions stand in front of the first token."""
+        return int(self._voice.prefix.shape[1]) + len(self.ids(text)) + (1 if self._family.is_turbo else 3)
+
+    def begin(self, texts: Sequence[str], parameters: dict[str, float] | None = None) -> list[TokenRun]:
+        """Read the texts; each has a seed of its own."""
+        exaggeration = self._family.defaults.get("exaggeration", 0.0)
+        return [
+            self._stage.begin(
+                self._voice,
+                self.ids(text),
+                Sampling.of(self._family, parameters or {}, seed),
+                exaggeration,
+            )
+            for seed, text in enumerate(texts, start=1)
+        ]
+
+    def step(self, runs: Sequence[TokenRun]) -> None:
+        """Draw the next token of all runs; a GPU may still be at it when this returns."""
+        self._stage.step(runs)
+
+    def end(self, runs: Sequence[TokenRun]) -> None:
+        """Give back what the runs hold."""
+        for run in runs:
+            self._stage.end(run)
+
+    def greedy(self, texts: Sequence[str], most: int) -> list[list[int]]:
+        """Return the ids that the texts are decoded to together, greedily, each to its end or to `most`."""
+        runs = self.begin(texts, GREEDY)
+        going = list(runs)
+        while going := [run for run in going if not run.has_ended and len(run.tokens) < most]:
+            self.step(going)
+        found = [list(run.tokens) for run in runs]
+        self.end([run for run in runs if not run.has_ended])
+        return found
+
+    def shape(self) -> TokenModel:
+        """Return what the roofline is computed from."""
+        t3 = self.parts.t3
+        config = t3.tfmr.config
+        head = t3.speech_head.weight
+        weights = sum(parameter.numel() for parameter in t3.tfmr.parameters()) + head.numel()
+        # Positions and words are looked up, not read through.
+        tables = sum(m.weight.numel() for m in t3.tfmr.modules() if isinstance(m, torch.nn.Embedding))
+        return TokenModel(
+            weights=weights - tables,
+            layers=config.num_hidden_layers,
+            width=config.hidden_size,
+            rows=1 if self._family.is_turbo else 2,
+            bytes_a_number=head.element_size(),
+        )
+
+    @property
+    def dtype(self) -> Any:
+        return self.parts.t3.speech_head.weight.dtype
+
+    @property
+    def prompt_seconds(self) -> float:
+        """The seconds of the voice's recording that the flow hears."""
+        return self._voice.prompt_token.shape[1] / 25
+
+
+class Whole:
+    """Our model, driven as the engine thread drives it: all that are under way step together."""
+
+    def __init__(
+        self, directory: Path, family: Family, device: str, options: ChatterboxOptions, *, batch: int = 1
+    ) -> None:
+        self._family = family
+        self._device = device
+        self._model = ChatterboxModel(options, family.id, device, batch)
+        self._model.load()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self._model.settings())
+
+    def speak(self, texts: Sequence[str], seed: int = 1) -> SpokenTogether:
+        """Speak all texts at once.
+
+        Raises:
+            TtsError: the model makes nothing of one of them.
+        """
+        before = dict(self._model.figures().stage_seconds)
+        finish(self._device)
+        began = time.perf_counter()
+        requests = [self._request(number, text, seed) for number, text in enumerate(texts)]
+        states = {number: self._model.prefill(request) for number, request in enumerate(requests)}
+        reading = time.perf_counter() - began
+        pcm = [b""] * len(texts)
+        first: dict[int, float] = {}
+        while states:
+            for number, output in zip(list(states), self._model.step(list(states.values())), strict=True):
+                if output.error is not None:
+                    raise output.error
+                if output.audio:
+                    first.setdefault(number, time.perf_counter() - began)
+                    pcm[number] += output.audio
+                if output.finished:
+                    del states[number]
+        finish(self._device)
+        seconds = time.perf_counter() - began
+        after = self._model.figures().stage_seconds
+        stages = {"read": reading} | {name: after[name] - before.get(name, 0.0) for name in after}
+        return SpokenTogether(pcm, [first[number] for number in sorted(first)], seconds, stages)
+
+    def _request(self, number: int, text: str, seed: int) -> SegmentRequest:
+        return SegmentRequest(f"bench-{number}", 0, text, self._family.id, DEFAULT_VOICE, seed=seed + number)
+
+    def close(self) -> None:
+        self._model.unload()

@@ -1,0 +1,37 @@
+"""The benchmarks that need torch, on random weights: small runs of the real commands."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from bench.__main__ import main
+from bench.chatterbox.operations import OperationCount
+
+
+def test_an_engine_contest_tells_every_figure_and_equal_tokens(tmp_path: Path) -> None:
+    where = tmp_path / "engine.json"
+    options = ["--batch", "1,3", "--tokens", "24", "--turns", "1", "--precision", "fp32", "--check", "3"]
+    assert main(["engine", *options, "--json", str(where)]) == 0
+    report = json.loads(where.read_text())
+    assert report["equal"] == {"texts": 3, "equal": 3, "tokens": 72}
+    assert report["whole"]["ours"]["3"][0]["audio_seconds"] == 3 * 24 / 25
+    assert report["whole"]["upstream"][0]["audio_seconds"] == 24 / 25
+    assert report["steps"]["upstream"]["waits"] == 1
+    assert report["steps"]["ours"]["3"]["operations"] > 300
+    for batch in ("1", "3"):
+        assert report["summary"]["tokens_per_second"][batch]["median"] > 0
+        assert report["summary"]["tokens_per_second"][batch]["best"] > 0
+    shares = report["summary"]["audio_seconds_per_second"]["3"]["stage_shares"]
+    assert {"decode", "vocode", "watermark"} <= shares.keys()
+
+
+def test_what_the_host_waits_for_is_counted_and_views_are_no_work() -> None:
+    numbers = torch.randn(4, 4)
+    for inference in (False, True):
+        with torch.inference_mode(inference), OperationCount() as count:
+            numbers.transpose(0, 1).argmax()
+        assert (count.operations, count.waits) == (1, 0)
+        with torch.inference_mode(inference), OperationCount() as count:
+            int(numbers.argmax())
+        assert count.waits == 1
