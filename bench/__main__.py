@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from bench import compare, engine, load, policies, speedup
+from bench import compare, connections, engine, load, policies, speedup, split
 from bench.errors import OptionError
 
 INTERRUPTED = 130  # what a shell expects of a command that SIGINT ended
@@ -29,6 +29,8 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "policies": policies,
     "speedup": speedup,
     "engine": engine,
+    "connections": connections,
+    "split": split,
 }
 
 

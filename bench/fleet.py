@@ -144,23 +144,26 @@ class Fleet:
         found = await self._until(listening, f"{name} to listen")
         return Gateway(f"http://{found[1]}", f"http://{found[2]}"), running.process.pid
 
-    async def start_worker(self, name: str, gateway: Gateway, *options: str, module: tuple[str, ...]) -> None:
-        """Start the tone worker that `module` is, with its arguments; `wait_ready` waits."""
+    async def start_worker(
+        self, name: str, gateway: Gateway, *options: str, module: tuple[str, ...], model: str = "tone"
+    ) -> int:
+        """Start the worker that `module` is, with its arguments; `wait_ready` waits. Returns its process id."""
         link = ("--gateways", gateway.internal_url.removeprefix("http://"), "--drain-timeout", "0")
-        await self.start(
-            name, sys.executable, "-m", *module, "--model", "tone", "--id", name, "--port", "0", *link, *options
+        running = await self.start(
+            name, sys.executable, "-m", *module, "--model", model, "--id", name, "--port", "0", *link, *options
         )
+        return running.process.pid
 
     # -- looking
 
-    async def wait_ready(self, gateway: Gateway, count: int) -> None:
-        """Wait until so many workers of the gateway are ready."""
+    async def wait_ready(self, gateway: Gateway, count: int, patience_seconds: float = _START_SECONDS) -> None:
+        """Wait until so many workers of the gateway are ready; weights from a disk take longer than `tone`."""
 
         async def ready() -> bool:
             states = [str(worker["state"]) for worker in await self.workers(gateway)]
             return states.count("ready") == count
 
-        await self._until(ready, f"{count} workers to be ready")
+        await self._until(ready, f"{count} workers to be ready", patience_seconds)
 
     async def wait_listening(self, port: int) -> None:
         """Wait until a connection to the port is taken."""
@@ -190,20 +193,22 @@ class Fleet:
             text = await response.text()
         return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
-    async def _until(self, claim: Callable[[], Awaitable[T | None]], what: str) -> T:
+    async def _until(
+        self, claim: Callable[[], Awaitable[T | None]], what: str, patience_seconds: float = _START_SECONDS
+    ) -> T:
         """Look until `claim` returns something true, and return that.
 
         Raises:
             FleetError: it did not in time, or a process ended meanwhile.
         """
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + patience_seconds
         while True:
             if self._crash.done():
                 self._crash.result()
             if seen := await claim():
                 return seen
             if time.monotonic() > deadline:
-                raise FleetError(f"waited {_START_SECONDS:g} s in vain for {what}")
+                raise FleetError(f"waited {patience_seconds:g} s in vain for {what}")
             await asyncio.sleep(_LOOK_EVERY_SECONDS)
 
     async def _watch(self, running: Running) -> None:

@@ -16,10 +16,10 @@ from bench.scenario import Scenario, Work
 _SERVER_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 # A plain server has no patience of its own to lose: what waits there waits until it is served or its client leaves.
-_PATIENT = ("--queue-timeout", "3600", "--request-timeout", "3600", "--max-queue-seconds", "86400")
+PATIENT = ("--queue-timeout", "3600", "--request-timeout", "3600", "--max-queue-seconds", "86400")
 # With the line inside a worker, silence says nothing: a request may be behind others there.
-_NEVER_STALLED = ("--stall-timeout", "600")
-_WHOLE = ("--segments", "whole", "--queue-order", "fcfs", *_PATIENT, *_NEVER_STALLED)
+NEVER_STALLED = ("--stall-timeout", "600")
+_WHOLE = ("--segments", "whole", "--queue-order", "fcfs", *PATIENT, *NEVER_STALLED)
 # A server whose model is broken answers every request with an error, at once.
 _FAILS_AT_ONCE = ("--max-tries", "1", "--queue-timeout", "0.02")
 # Far more than ever wait: what comes is handed on to a worker and waits there.
