@@ -15,8 +15,8 @@ from bench.roofline import TokenModel
 from wire.segment import SegmentRequest
 from worker.config import ChatterboxOptions
 from worker.models.chatterbox.conditionals import on_device, prepared_default
-from worker.models.chatterbox.family import Family
-from worker.models.chatterbox.model import DEFAULT_VOICE, ChatterboxModel
+from worker.models.chatterbox.family import DEFAULT_VOICE, Family
+from worker.models.chatterbox.model import ChatterboxModel
 from worker.models.chatterbox.sampler import Sampling
 from worker.models.chatterbox.t3 import TokenRun, TokenStage
 from worker.models.chatterbox.text import to_ids
