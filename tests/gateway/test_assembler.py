@@ -6,7 +6,7 @@ import asyncio
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.assembler import SegmentAudio, joined, silence
@@ -131,7 +131,6 @@ async def test_a_segment_counts_as_delivered_when_its_last_audio_was_taken():
     assert delivered == [0, 1]
 
 
-@settings(deadline=None)
 @given(st.floats(0, 10), st.sampled_from([8_000, 22_050, 24_000, 44_100, 48_000]))
 def test_silence_is_exact_to_the_sample_and_comes_in_pieces(seconds: float, rate: int):
     pieces = silence(seconds, rate)

@@ -5,7 +5,7 @@ import re
 import unicodedata
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.plan import Item, Pause, Speak, StreamPlanner, plan_text
@@ -13,7 +13,6 @@ from tests.e2e.texts import PARAGRAPH, SENTENCES
 from wire.errors import ErrorCode, TtsError
 
 LONG = " ".join(SENTENCES)
-unhurried = settings(deadline=None)  # a machine that is busy fails no test
 
 # Written text, and what breaks splitters: marks, joined emoji, other scripts, runs without a letter, ends of sentences.
 PIECES = st.sampled_from(
@@ -248,7 +247,6 @@ def can_be_cut(text: str, limit: int) -> bool:
     return any(map(str.isalnum, text)) and all(len(run) < limit // 2 for run in re.findall(r"[\W_]+", text))
 
 
-@unhurried
 @given(TEXTS, st.integers(1, 120), st.integers(16, 260), st.sampled_from([1, 2, 8]), st.booleans())
 def test_nothing_is_lost_doubled_moved_or_too_long(text: str, first: int, limit: int, parallelism: int, whole: bool):
     assume("[" not in text)
@@ -263,7 +261,6 @@ def test_nothing_is_lost_doubled_moved_or_too_long(text: str, first: int, limit:
         assert whole or len(part) <= limit
 
 
-@unhurried
 @given(st.lists(st.sampled_from(["One two. ", "!? ", "[pause:1s]", "[ PAUSE : 20ms ]", "three, ", "😀"]), max_size=20))
 def test_pauses_keep_their_place_and_the_text_its_order(pieces: list[str]):
     text = "".join(pieces)
@@ -275,7 +272,6 @@ def test_pauses_keep_their_place_and_the_text_its_order(pieces: list[str]):
     assert without_space("".join(texts(items))) == without_space(spoken)
 
 
-@unhurried
 @given(st.text(st.characters(categories=["L", "Nd", "Zs"]), min_size=1))
 def test_a_text_of_words_is_never_refused(text: str):
     assume(any(map(str.isalnum, text)))
@@ -385,7 +381,6 @@ def test_a_stream_is_refused_as_a_whole_text_is(piece: str):
         planner.feed(piece)
 
 
-@unhurried
 @given(TEXTS, st.integers(1, 50), st.integers(16, 260))
 def test_a_stream_loses_nothing_and_keeps_the_limit(text: str, size: int, limit: int):
     assume("[" not in text)

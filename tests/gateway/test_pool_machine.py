@@ -192,4 +192,4 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 TestPool = PoolMachine.TestCase
-TestPool.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestPool.settings = settings(max_examples=300, stateful_step_count=40)

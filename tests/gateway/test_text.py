@@ -1,13 +1,11 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.text import check_scripts, clean_piece, clean_text, strip_markup
 from wire.errors import ErrorCode, TtsError
-
-unhurried = settings(deadline=None)  # a machine that is busy fails no test
 
 
 def clean(text: str, **options: object) -> str:
@@ -124,7 +122,6 @@ def test_joiners_that_decide_what_a_word_is_are_kept():
     assert clean("la\u200ctin") == "latin"
 
 
-@unhurried
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])))
 def test_cleaning_loses_no_letter_and_is_done_once(text: str):
     try:
@@ -136,7 +133,6 @@ def test_cleaning_loses_no_letter_and_is_done_once(text: str):
     assert not re.search("[\r\t\u00a0\u200b\ufeff]", cleaned)
 
 
-@unhurried
 @given(st.text("ab \n.é", max_size=40))
 def test_a_piece_keeps_the_blanks_around_it(text: str):
     assert clean_piece(text) == text
@@ -196,13 +192,11 @@ def test_what_only_looks_like_markup_stays(text: str):
     assert strip_markup(text) == text
 
 
-@unhurried
 @given(st.text(st.sampled_from("ab1 \n*_~`#->+=[]")))
 def test_stripping_markup_never_loses_a_word(text: str):
     assert "".join(words(strip_markup(text))) == "".join(words(text))
 
 
-@unhurried
 @given(st.text())
 def test_stripping_markup_never_fails(text: str):
     strip_markup(text)

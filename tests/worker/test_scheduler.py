@@ -87,7 +87,6 @@ def test_a_batch_of_nothing_is_refused() -> None:
         Scheduler(0)
 
 
-@settings(deadline=None)
 @given(batch=st.integers(1, 5), lengths=st.lists(st.integers(1, 6), max_size=30))
 def test_nobody_starves(batch: int, lengths: list[int]) -> None:
     """Every sequence gets all its steps, in a number of steps that a single place would need at most."""
@@ -156,4 +155,4 @@ class Books(RuleBasedStateMachine):
 
 
 TestBooks = Books.TestCase
-TestBooks.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+TestBooks.settings = settings(max_examples=60, stateful_step_count=40)

@@ -43,13 +43,13 @@ def spoken(request: SegmentRequest) -> bytes:
     return b"".join(output.audio for output in outputs(request))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(text=texts, speed=speeds, voice=st.sampled_from(["alto", "tenor", "bass"]))
 def test_any_text_can_be_read_back_at_any_speed_in_any_voice(text: str, speed: float, voice: str) -> None:
     assert decode(spoken(segment(text, speed=speed, voice=voice)), speed) == text
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(text=texts, speed=speeds, data=st.data())
 def test_a_resumed_segment_is_the_tail_of_the_undisturbed_one(text: str, speed: float, data: st.DataObject) -> None:
     request = segment(text, speed=speed)
@@ -176,7 +176,7 @@ def test_chunks_come_at_the_pace_that_was_asked_for() -> None:
     assert time.monotonic() - began >= 0.05 + 0.25 * len(audio) / 2 / SAMPLE_RATE
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(parts=st.lists(texts, min_size=2, max_size=5))
 def test_sequences_in_one_batch_do_not_touch_each_other(parts: list[str]) -> None:
     model = ToneModel(ToneOptions())
