@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.api.openai import parse_openai
@@ -160,7 +160,6 @@ json_values = st.recursive(
 FIELDS = ("text", "voice", "model", "format", "stream", "seed", "speed", "language", "timeout_seconds", "priority")
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from((*FIELDS, *PARAMETERS)), json_values))
 def test_whatever_json_comes_it_is_a_request_or_an_error_that_names_a_field(fields: dict[str, Any]):
     fields = json.loads(json.dumps(fields))
