@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from bench import compare, connections, engine, load, policies, speedup, split
+from bench import compare, connections, engine, load, policies, quality, speedup, split
 from bench.errors import OptionError
 
 INTERRUPTED = 130  # what a shell expects of a command that SIGINT ended
@@ -31,6 +31,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "engine": engine,
     "connections": connections,
     "split": split,
+    "quality": quality,
 }
 
 

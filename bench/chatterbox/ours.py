@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from bench.chatterbox.device import finish
 from bench.roofline import TokenModel
 from wire.segment import SegmentRequest
 from worker.config import ChatterboxOptions
+from worker.models.base import Clip
 from worker.models.chatterbox.conditionals import on_device, prepared_default
 from worker.models.chatterbox.family import DEFAULT_VOICE, Family
 from worker.models.chatterbox.model import ChatterboxModel
@@ -23,13 +25,16 @@ from worker.models.chatterbox.text import to_ids
 from worker.models.chatterbox.upstream import Parts, Precision, load_parts
 
 GREEDY = {"top_p": 0.0}
+_BYTES_A_SAMPLE = 2
 
 
 @dataclass(frozen=True, slots=True)
 class SpokenTogether:
-    """Utterances that were spoken at once: PCM s16le of each, and seconds, in all and by stage."""
+    """Utterances that were spoken at once: PCM s16le of each, and seconds, in all and by stage. `seams` are the samples
+    of each at which two pieces of sound meet."""
 
     pcm: list[bytes]
+    seams: list[list[int]]
     first_audio_seconds: list[float]
     seconds: float
     stages: dict[str, float]
@@ -120,10 +125,19 @@ class Whole:
         self._device = device
         self._model = ChatterboxModel(options, family.id, device, batch)
         self._model.load()
+        self._voice: bytes | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         return dict(self._model.settings())
+
+    def take_voice(self, clip: Clip) -> None:
+        """Speak with the voice of a recording from now on.
+
+        Raises:
+            TtsError: the recording is no voice.
+        """
+        self._voice = self._model.prepare_voice(clip)
 
     def speak(self, texts: Sequence[str], seed: int = 1) -> SpokenTogether:
         """Speak all texts at once.
@@ -135,9 +149,10 @@ class Whole:
         finish(self._device)
         began = time.perf_counter()
         requests = [self._request(number, text, seed) for number, text in enumerate(texts)]
-        states = {number: self._model.prefill(request) for number, request in enumerate(requests)}
+        states = {number: self._model.prefill(request, self._voice) for number, request in enumerate(requests)}
         reading = time.perf_counter() - began
         pcm = [b""] * len(texts)
+        seams: list[list[int]] = [[] for _ in texts]
         first: dict[int, float] = {}
         while states:
             for number, output in zip(list(states), self._model.step(list(states.values())), strict=True):
@@ -145,6 +160,8 @@ class Whole:
                     raise output.error
                 if output.audio:
                     first.setdefault(number, time.perf_counter() - began)
+                    if pcm[number]:
+                        seams[number].append(len(pcm[number]) // _BYTES_A_SAMPLE)
                     pcm[number] += output.audio
                 if output.finished:
                     del states[number]
@@ -152,10 +169,19 @@ class Whole:
         seconds = time.perf_counter() - began
         after = self._model.figures().stage_seconds
         stages = {"read": reading} | {name: after[name] - before.get(name, 0.0) for name in after}
-        return SpokenTogether(pcm, [first[number] for number in sorted(first)], seconds, stages)
+        return SpokenTogether(pcm, seams, [first[number] for number in sorted(first)], seconds, stages)
 
     def _request(self, number: int, text: str, seed: int) -> SegmentRequest:
-        return SegmentRequest(f"bench-{number}", 0, text, self._family.id, DEFAULT_VOICE, seed=seed + number)
+        voice_sha256 = None if self._voice is None else hashlib.sha256(self._voice).hexdigest()
+        return SegmentRequest(
+            request_id=f"bench-{number}",
+            index=0,
+            text=text,
+            model=self._family.id,
+            voice=DEFAULT_VOICE,
+            seed=seed + number,
+            voice_sha256=voice_sha256,
+        )
 
     def close(self) -> None:
         self._model.unload()

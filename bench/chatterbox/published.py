@@ -53,13 +53,13 @@ class Published:
         if not watermark:
             self.tts.watermarker.apply_watermark = lambda samples, **_: samples
 
-    def speak(self, text: str) -> Spoken:
-        """Speak one text by upstream's `generate`, alone."""
+    def speak(self, text: str, clip: Path | None = None) -> Spoken:
+        """Speak one text by upstream's `generate`, alone; with the voice of the recording in `clip` if there is one."""
         self._stages = {}
         finish(self._device)
         began = time.perf_counter()
         with _as_published():
-            samples = self.tts.generate(text)
+            samples = self.tts.generate(text, audio_prompt_path=clip)
         return Spoken(samples[0].float().numpy(), time.perf_counter() - began, dict(self._stages))
 
     def decode(self, ids: Any, steps: int, observe: Callable[[int], None] = lambda _step: None) -> list[float]:
