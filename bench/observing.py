@@ -1,5 +1,5 @@
-"""What it costs to be watched: CPU of the gateway for the same requests with and without metrics, log line, scrapes and
-open pages, in turns, and the time of a scrape of a large fleet. Run it as `python -m bench.observing`."""
+"""What it costs to be watched: CPU of the gateway for the same requests with and without metrics, scrapes and open
+pages, in turns, and the time of a scrape of a large fleet. Run it as `python -m bench.observing`."""
 
 from __future__ import annotations
 

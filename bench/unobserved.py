@@ -1,4 +1,7 @@
-"""A gateway that nobody watches: no metrics, no log lines, no spans. bench.observing holds the real one against it."""
+"""A gateway that nobody watches: no metrics, nothing for the page, no spans. It logs, as any service does.
+
+bench.observing holds the real one against it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from typing import Any
 
 from gateway import app
 from gateway.__main__ import main
+from gateway.journey import Journey
+from gateway.observer import log
+from wire.logs import fields
 
 
 class Nobody:
@@ -14,6 +20,9 @@ class Nobody:
 
     def __init__(self, *_: object) -> None:
         pass
+
+    def request_done(self, journey: Journey) -> None:
+        log.info("request", extra=fields(journey.log_fields()))
 
     def __getattr__(self, name: str) -> Any:
         return _ignore

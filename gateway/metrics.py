@@ -144,7 +144,8 @@ class Metrics:
         if journey.first_audio_seconds is not None:
             series.first_audio.observe(journey.first_audio_seconds)
         self.audio_seconds.inc(journey.audio_seconds)
-        self.stall_seconds.inc(journey.stall_seconds)
+        if journey.stall_seconds:
+            self.stall_seconds.inc(journey.stall_seconds)
 
     def segment(self, worker: str, *, seconds: float, predicted_seconds: float, audio_seconds: float) -> None:
         """Count a segment that a worker spoke to its end, and how well its time was foreseen."""
