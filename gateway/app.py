@@ -235,6 +235,7 @@ class Gateway:
         runner = LimitedRunner(
             app,
             connections_per_address=self.config.connections_per_address,
+            proxies=self.config.trusted_proxies,
             handler_cancellation=True,
             access_log=None,
             shutdown_timeout=1.0,
