@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from tests.deploy.wheels import build_own
+
 ROOT = Path(__file__).parents[2]
 BOOT = Path(__file__).parent / "boot.sh"
 PATIENCE_SECONDS = 90.0
@@ -47,8 +49,7 @@ def install(directory: Path) -> list[str]:
     """
     venv, wheel = directory / "venv", directory / "wheel"
     venv.mkdir()
-    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(wheel)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    build_own(wheel)
     shown = {sys.base_prefix: _PYTHON, sysconfig.get_path("purelib"): _LIBRARIES, str(venv): _VENV}
     script = f"""
         set -eu
@@ -123,12 +124,16 @@ class Host:
             raise AssertionError(f"{self.name}: {' '.join(command)} ended with {ran.returncode}:\n{said}")
         return said if check else ran.stdout
 
-    def shell(self, script: str) -> str:
+    def shell(self, script: str, timeout: float = PATIENCE_SECONDS) -> str:
         """Run lines as they stand on a page, as root would paste them."""
-        return self.run("bash", "-euo", "pipefail", "-c", script)
+        return self.run("bash", "-euo", "pipefail", "-c", script, timeout=timeout)
+
+    def path(self, path: str) -> Path:
+        """Return where a file of the host is for this machine."""
+        return Path(f"/proc/{self.leader}/root{path}")
 
     def write(self, path: str, text: str) -> None:
-        there = Path(f"/proc/{self.leader}/root{path}")
+        there = self.path(path)
         there.parent.mkdir(parents=True, exist_ok=True)
         there.write_text(text, encoding="utf-8")
 

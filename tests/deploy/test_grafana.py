@@ -56,6 +56,20 @@ def test_every_dashboard_has_its_picture():
         assert (DIRECTORY.parents[2] / "docs" / f"{path.stem}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_page_names_panels_that_are_there_and_alerts_that_have_a_paragraph():
+    page = (DIRECTORY.parents[2] / "docs" / "operations.md").read_text()
+    section = page.split("\n## Read the dashboards\n")[1].split("\n## ")[0]
+    boards = {board["title"].removeprefix("TTS: "): board for board in map(load, PATHS)}
+    parts = re.split(r"^### (.+)\n", section, flags=re.MULTILINE)[1:]
+    assert set(parts[::2]) == set(boards)
+    for title, paragraph in zip(parts[::2], parts[1::2], strict=True):
+        named = set(re.findall(r"\*([^*\n]+)\*", paragraph))
+        assert len(named) >= 5, title
+        assert named <= {panel["title"] for panel in boards[title]["panels"]}, title
+        for alert in re.findall(r"TTS[A-Za-z]+", paragraph):
+            assert f"\n### {alert}\n" in page
+
+
 def test_every_state_of_a_worker_has_its_colour():
     assert {name for name, _ in fleet.STATES.values()} == set(WORKER_STATES)
 
