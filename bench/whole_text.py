@@ -17,7 +17,8 @@ from wire.link import ModelInfo
 from wire.logs import set_up_logging
 from wire.segment import MAX_SEGMENT_CHARACTERS
 from worker.app import Worker
-from worker.config import Config, ConfigError, ToneOptions
+from worker.config import Config, ToneOptions
+from worker.given import ConfigError
 from worker.models.base import StepOutput
 from worker.models.tone import CHARACTERS_A_CHUNK, ToneModel, ToneState
 

@@ -16,7 +16,8 @@ from host.systemd import Systemd
 from wire.logs import set_up_logging
 from wire.tracing import NoTracing, Tracer, open_tracer
 from worker.app import Worker, build_model
-from worker.config import CHATTERBOX_MODELS, Config, ConfigError
+from worker.config import CHATTERBOX_MODELS, Config
+from worker.given import ConfigError
 
 MAKE_TINY_CHECKPOINT = "make-tiny-checkpoint"
 

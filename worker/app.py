@@ -28,7 +28,7 @@ from worker.lifecycle import Event, IllegalTransition, Lifecycle
 from worker.link import Link
 from worker.metrics import Metrics
 from worker.models.base import SpeechModel
-from worker.upkeep import wait_too_large, wait_unused
+from worker.upkeep import Limits, wait_too_large, wait_unused
 from worker.voices import Voices
 
 log = logging.getLogger("worker.app")
@@ -279,7 +279,8 @@ class Worker:
 
     async def _end_when_too_large(self) -> None:
         """Drain and end when the process has grown too large; its supervisor starts a fresh one."""
-        reason = await wait_too_large(self._config.max_memory_bytes)
+        limits = Limits(self._config.max_memory_bytes, self._config.max_gpu_memory_bytes)
+        reason = await wait_too_large(limits, self._gpus.latest)
         log.warning("%s: draining, to be started anew", reason)
         self.request_stop()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wire import logs
+from worker.given import ConfigError, Given
 
 CHATTERBOX_MODELS = ("chatterbox", "chatterbox-turbo", "chatterbox-multilingual")
 MODELS = ("embedded", *CHATTERBOX_MODELS, "tone")
@@ -22,10 +22,6 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 _DEFAULT_SLOTS = {"embedded": 2, "tone": 4} | dict.fromkeys(CHATTERBOX_MODELS, 2)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FIRST_PORT = 8100
-
-
-class ConfigError(Exception):
-    """A sentence for the operator: which option, what is wrong with it, what would be right."""
 
 
 class Address(NamedTuple):
@@ -46,6 +42,7 @@ class ToneOptions:
     prepare_seconds: float = 0.0
     fail_after_chunks: int | None = None
     exit_after_chunks: int | None = None
+    lose_device_after_chunks: int | None = None
     stall_after_chunks: int | None = None
     hang_after_chunks: int | None = None
     fail_first_segments: int = 0
@@ -81,6 +78,7 @@ class Config:
     device: str = "cpu"
     drain_timeout_seconds: float = 60.0
     max_memory_bytes: int = 0
+    max_gpu_memory_bytes: int = 0
     unload_after_seconds: float = 0.0
     log_level: str = "info"
     log_format: str = "text"
@@ -97,7 +95,7 @@ class Config:
             ConfigError: a value that is impossible, alone or together with another.
             SystemExit: `--help`, or an option that does not exist (argparse has printed why).
         """
-        given = _Given(vars(_parser().parse_args(arguments)), environment)
+        given = Given(vars(_parser().parse_args(arguments)), environment, {one.flag: one.variable for one in OPTIONS})
         model = given.choice("model", "embedded", MODELS)
         index = given.whole("index", 0, 0, 999)
         device = given.text("device", "cpu")
@@ -126,6 +124,7 @@ class Config:
             device=device,
             drain_timeout_seconds=given.seconds("drain_timeout", 60.0),
             max_memory_bytes=given.whole("max_memory_mb", 0, 0, 1 << 24) << 20,
+            max_gpu_memory_bytes=given.whole("max_gpu_memory_mb", 0, 0, 1 << 24) << 20,
             unload_after_seconds=given.seconds("unload_after", 0.0),
             log_level=given.choice("log_level", "info", LOG_LEVELS),
             log_format=given.choice("log_format", "text", logs.FORMATS),
@@ -177,6 +176,11 @@ OPTIONS = (
         "drain and end, to be started anew, when the process holds more memory of the host (default 0: never)",
     ),
     _Option(
+        "--max-gpu-memory-mb",
+        "TTS_WORKER_MAX_GPU_MEMORY_MB",
+        "the same for the memory of its GPU, as the driver counts it (default 0: never)",
+    ),
+    _Option(
         "--unload-after",
         "TTS_WORKER_UNLOAD_AFTER",
         "seconds without a segment after which the model's memory is given back; the next request loads it again "
@@ -211,6 +215,7 @@ OPTIONS = (
     _Option("--tone-prepare-seconds", None, "tone: time that preparing an uploaded voice takes (default 0)"),
     _Option("--tone-fail-after-chunks", None, "tone: every segment fails after so many chunks"),
     _Option("--tone-exit-after-chunks", None, "tone: the process dies when a segment has so many chunks"),
+    _Option("--tone-lose-device-after-chunks", None, "tone: its device is lost when a segment has so many chunks"),
     _Option("--tone-stall-after-chunks", None, "tone: every segment falls silent for ever after so many chunks"),
     _Option("--tone-hang-after-chunks", None, "tone: the engine thread hangs when a segment has so many chunks"),
     _Option("--tone-fail-first-segments", None, "tone: the first so many segments fail at once, the rest do not"),
@@ -234,76 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Given:
-    """The values as they were written, by name; turns each into its type or says what is wrong with it."""
-
-    def __init__(self, flags: Mapping[str, str | None], environment: Mapping[str, str]) -> None:
-        self.environment = environment
-        self._values: dict[str, str] = {}
-        for option in OPTIONS:
-            name = option.flag.removeprefix("--").replace("-", "_")
-            value = flags[name]
-            if value is None and option.variable is not None:
-                value = environment.get(option.variable) or None
-            if value is not None:
-                self._values[name] = value
-
-    def has(self, name: str) -> bool:
-        return name in self._values
-
-    def text(self, name: str, default: str) -> str:
-        value = self._values.get(name, default).strip()
-        if not value:
-            raise ConfigError(f"{_flag(name)} is empty.")
-        return value
-
-    def text_or_none(self, name: str) -> str | None:
-        return self.text(name, "") if self.has(name) else None
-
-    def text_or_empty(self, name: str, fallback_variable: str) -> str:
-        return self._values.get(name, self.environment.get(fallback_variable, "")).strip()
-
-    def choice(self, name: str, default: str, choices: Sequence[str]) -> str:
-        value = self.text(name, default).lower()
-        if value not in choices:
-            raise ConfigError(f"{_flag(name)} is {value!r}; it must be one of {', '.join(choices)}.")
-        return value
-
-    def switch(self, name: str, default: str = "0") -> bool:
-        words = ("0", "1", "false", "true", "no", "yes", "off", "on")
-        return self.choice(name, default, words) in ("1", "true", "yes", "on")
-
-    def whole(self, name: str, default: int, low: int, high: int) -> int:
-        value = self.whole_or_none(name, low, high)
-        return default if value is None else value
-
-    def whole_or_none(self, name: str, low: int = 0, high: int = 1_000_000) -> int | None:
-        text = self._values.get(name)
-        if text is None:
-            return None
-        if not re.fullmatch(r"[0-9]{1,9}", text.strip()) or not low <= int(text) <= high:
-            raise ConfigError(f"{_flag(name)} is {text!r}; it must be a whole number from {low} to {high}.")
-        return int(text)
-
-    def seconds(self, name: str, default: float) -> float:
-        """Read a duration, or a factor: any finite number that is not negative."""
-        text = self._values.get(name)
-        if text is None:
-            return default
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not 0 <= number <= 86_400:
-            raise ConfigError(f"{_flag(name)} is {text!r}; it must be a number from 0 to 86400.")
-        return number
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _slots(given: _Given, model: str, device: str) -> tuple[int | None, int | None]:
+def _slots(given: Given, model: str, device: str) -> tuple[int | None, int | None]:
     """Return slots and batch; None where the model is to find out how many there is memory for."""
     if given.text("slots", "-").lower() == "auto":
         if model not in CHATTERBOX_MODELS or not device.startswith("cuda"):
@@ -321,7 +257,7 @@ def _slots(given: _Given, model: str, device: str) -> tuple[int | None, int | No
     return slots, batch
 
 
-def _tone(given: _Given, model: str) -> ToneOptions:
+def _tone(given: Given, model: str) -> ToneOptions:
     tone = ToneOptions(
         realtime_factor=given.seconds("tone_realtime_factor", 0.0),
         overhead_seconds=given.seconds("tone_overhead_seconds", 0.0),
@@ -329,6 +265,7 @@ def _tone(given: _Given, model: str) -> ToneOptions:
         prepare_seconds=given.seconds("tone_prepare_seconds", 0.0),
         fail_after_chunks=given.whole_or_none("tone_fail_after_chunks"),
         exit_after_chunks=given.whole_or_none("tone_exit_after_chunks"),
+        lose_device_after_chunks=given.whole_or_none("tone_lose_device_after_chunks"),
         stall_after_chunks=given.whole_or_none("tone_stall_after_chunks"),
         hang_after_chunks=given.whole_or_none("tone_hang_after_chunks"),
         fail_first_segments=given.whole("tone_fail_first_segments", 0, 0, 1_000_000),
@@ -339,7 +276,7 @@ def _tone(given: _Given, model: str) -> ToneOptions:
     return tone
 
 
-def _chatterbox(given: _Given, model: str) -> ChatterboxOptions:
+def _chatterbox(given: Given, model: str) -> ChatterboxOptions:
     options = ChatterboxOptions(
         checkpoint=given.text_or_none("checkpoint") or "",
         precision=given.choice("precision", "auto", PRECISIONS),
@@ -355,7 +292,7 @@ def _chatterbox(given: _Given, model: str) -> ChatterboxOptions:
     return options
 
 
-def _token(given: _Given) -> str:
+def _token(given: Given) -> str:
     """Return the fleet's token, or an empty string when there is none."""
     token = given.environment.get("TTS_WORKER_TOKEN", "").strip()
     path = given.text("token_file", "-")

@@ -5,10 +5,20 @@ from __future__ import annotations
 import asyncio
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from wire.gpu import Gpu
 
 _LOOK_SECONDS = 1.0
+
+
+class Limits(NamedTuple):
+    """Memory that the process may hold, of the host and of each of its GPUs; 0: any amount."""
+
+    memory_bytes: int
+    gpu_memory_bytes: int
 
 
 async def wait_unused(patience_seconds: float, uses: Callable[[], int | None]) -> None:
@@ -30,12 +40,22 @@ async def wait_unused(patience_seconds: float, uses: Callable[[], int | None]) -
             return
 
 
-async def wait_too_large(limit_bytes: int) -> str:
-    """Wait until the process holds more memory of the host than this, 0: any amount; return a sentence for the log."""
+async def wait_too_large(limits: Limits, gpus: Callable[[], Sequence[Gpu]]) -> str:
+    """Wait until the process holds more memory than it may; return what of, a sentence for the log."""
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
-        if limit_bytes and (resident := _resident_bytes()) > limit_bytes:
-            return f"memory={resident} exceeds --max-memory-mb"
+        if reason := outgrown(limits, _resident_bytes(), gpus()):
+            return reason
+
+
+def outgrown(limits: Limits, resident_bytes: int, gpus: Sequence[Gpu]) -> str:
+    """Return which limit is passed, or nothing. What a driver does not tell passes none."""
+    if limits.memory_bytes and resident_bytes > limits.memory_bytes:
+        return f"memory={resident_bytes} exceeds --max-memory-mb"
+    for gpu in gpus:
+        if limits.gpu_memory_bytes and (gpu.memory_own_bytes or 0) > limits.gpu_memory_bytes:
+            return f"memory={gpu.memory_own_bytes} on {gpu.device} exceeds --max-gpu-memory-mb"
+    return ""
 
 
 def _resident_bytes() -> int:

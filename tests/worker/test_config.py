@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from worker.__main__ import main
-from worker.config import Address, Config, ConfigError, ToneOptions
+from worker.config import Address, Config, ToneOptions
+from worker.given import ConfigError
 
 
 def read(*arguments: str, **environment: str) -> Config:
@@ -61,12 +62,14 @@ def test_every_option_of_the_tone_model_has_its_flag() -> None:
         "--tone-prepare-seconds": "3",
         "--tone-fail-after-chunks": "1",
         "--tone-exit-after-chunks": "2",
+        "--tone-lose-device-after-chunks": "5",
         "--tone-stall-after-chunks": "3",
         "--tone-hang-after-chunks": "4",
         "--tone-fail-first-segments": "5",
     }
     arguments = [word for pair in flags.items() for word in pair]
-    assert read("--model", "tone", "--tone-reject", *arguments).tone == ToneOptions(0.5, 0.1, 2, 3, 1, 2, 3, 4, 5, True)
+    tone = read("--model", "tone", "--tone-reject", *arguments).tone
+    assert tone == ToneOptions(0.5, 0.1, 2, 3, 1, 2, 5, 3, 4, 5, True)
 
 
 def test_the_token_comes_from_the_environment_or_from_a_file(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.fakes.gpus import FakeGpus, amd_library
 from tests.worker.harness import Process, eventually, gateway, process, segment
+from wire.frames import FrameType
 from worker.gpu.amd import AmdReader
 from worker.gpu.nvidia import NvidiaReader
 from worker.gpu.reader import Card, Reader, Unavailable, share_out
@@ -322,3 +323,20 @@ async def test_an_amd_gpu_that_answers_no_more_is_lost(tmp_path: Path) -> None:
     environment = amd_library(tmp_path) | {"HIP_VISIBLE_DEVICES": "1", "FAKE_AMD_SMI_GONE": "1"}
     async with process("--device", "cuda:0", environment=environment) as worker:
         assert "NOT_FOUND" in (await wait_gpu(worker, state="lost"))["detail"]
+
+
+async def test_a_process_whose_gpu_memory_has_grown_too_large_finishes_what_it_speaks_and_ends(tmp_path: Path) -> None:
+    gpus = FakeGpus(tmp_path)
+    options = ("--device", "cuda:0", "--max-gpu-memory-mb", "4096", "--tone-realtime-factor", "1")
+    async with process(*options, environment=on(gpus)) as worker:
+        # Somebody else on the same GPU is nobody's reason to end.
+        gpus.set_gpu(0, processes=f"{worker.child.pid}:{4 * GIB},{os.getpid()}:{9 * GIB}")
+        await wait_gpu(worker, memory_own_bytes=4 * GIB, other_processes=1)
+        async with worker.client.speaking(segment("x" * 80)) as frames:
+            assert (await anext(frames)).type is FrameType.META
+            gpus.set_gpu(0, processes=f"{worker.child.pid}:{4 * GIB + 1}")
+            await eventually(lambda: "state=draining" in worker.read_log(), "the drain")
+            kinds = [frame.type async for frame in frames]
+        assert kinds[-1] is FrameType.DONE
+        assert await worker.wait_exit() == 0
+        assert "on cuda:0 exceeds --max-gpu-memory-mb: draining, to be started anew" in worker.read_log()

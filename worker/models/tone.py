@@ -24,7 +24,7 @@ from wire.link import ModelInfo
 from wire.segment import SegmentRequest
 from worker.config import ToneOptions
 from worker.figures import ModelFigures
-from worker.models.base import Clip, StepOutput
+from worker.models.base import Clip, DeviceLost, StepOutput
 
 SAMPLE_RATE = 24_000
 SAMPLES_A_CHARACTER = 1_600  # at speed 1: fifteen characters a second, as people speak
@@ -80,9 +80,9 @@ class ToneState:
 class ToneModel:
     """Speaks at the pace and with the faults that `ToneOptions` ask for. Implements `CloningModel[ToneState]`.
 
-    A text may stage a fault for itself: `{tone:fail-after=3}`, `exit-after`, `stall-after`, `hang-after`, `reject`. The
-    braces are spoken like any text. A resumed segment heeds its own directives no more, so that a test of failover
-    needs no second kind of worker; the process's options apply to every attempt.
+    A text may stage a fault for itself: `{tone:fail-after=3}`, `exit-after`, `lose-device-after`, `stall-after`,
+    `hang-after`, `reject`. The braces are spoken like any text. A resumed segment heeds its own directives no more,
+    so that a test of failover needs no second kind of worker; the process's options apply to every attempt.
     """
 
     def __init__(self, options: ToneOptions) -> None:
@@ -165,6 +165,8 @@ class ToneModel:
             return StepOutput(error=StagedFailure(f"after {done} chunks"))
         if _reached(staged.exit_after_chunks, done):
             os._exit(_EXIT_CODE)
+        if _reached(staged.lose_device_after_chunks, done):
+            raise DeviceLost(f"as staged, after {done} chunks")
         if _reached(staged.hang_after_chunks, done):
             while True:
                 time.sleep(3_600)
@@ -314,14 +316,14 @@ def _reached(limit: int | None, chunks: int) -> bool:
 def _faults_ahead(state: ToneState) -> bool:
     """A fault is staged for just behind the last chunk, so the segment must not end with it."""
     staged = state.staged
-    faults = (staged.fail_after_chunks, staged.exit_after_chunks, staged.stall_after_chunks, staged.hang_after_chunks)
-    return any(_reached(fault, state.chunks) for fault in faults)
+    return any(_reached(getattr(staged, fault), state.chunks) for fault in _FAULTS.values())
 
 
 _DIRECTIVE = re.compile(r"\{tone:([a-z-]+)(?:=([0-9]{1,6}))?\}")
 _FAULTS = {
     "fail-after": "fail_after_chunks",
     "exit-after": "exit_after_chunks",
+    "lose-device-after": "lose_device_after_chunks",
     "stall-after": "stall_after_chunks",
     "hang-after": "hang_after_chunks",
 }
