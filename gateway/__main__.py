@@ -21,6 +21,8 @@ from wire.tracing import NoTracing, Tracer, open_tracer
 
 log = logging.getLogger("gateway")
 
+DOCTOR = "doctor"
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Serve; exits 0 after an ordered stop, 1 when it cannot listen, 2 for an impossible option. Or run a command."""
@@ -29,13 +31,17 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(commands.run(arguments))
     if arguments and arguments[0] == keys_command.NAME:
         sys.exit(keys_command.run(arguments[1:]))
+    if arguments and arguments[0] == DOCTOR:
+        from gateway.doctor import command
+
+        sys.exit(command.run(arguments[1:]))
     if arguments and arguments[0] in units.NAMES:
         sys.exit(units.run(arguments))
     parser = argparse.ArgumentParser(
         prog="tts-gateway",
         description="One text-to-speech service out of many workers.",
         epilog=f"Commands for a gateway that runs: {', '.join(commands.NAMES)}; for its API keys: {keys_command.NAME}; "
-        f"for this machine: {', '.join(units.NAMES)}. See tts-gateway COMMAND --help.",
+        f"for this machine: {', '.join((DOCTOR, *units.NAMES))}. See tts-gateway COMMAND --help.",
     )
     add_options(parser)
     try:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
 import resource
 import socket
+import ssl
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 SETTINGS = Path("/etc/tts")
@@ -29,34 +32,39 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
-class Secret:
-    """A file that others must not read; `mode` None when there is none."""
+class Guarded:
+    """A file or directory of the service. Nobody but its owner may write it, nor read it where it is secret.
+
+    `mode` is None when there is none.
+    """
 
     path: str
-    mode: int | None
+    what: str
+    is_secret: bool
+    mode: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What matters to gateway and worker alike."""
+    """What matters to gateway and worker alike. `open_files` below 0 is no limit."""
 
     python: str
     open_files: int
     is_clock_synchronised: bool | None
     ports: tuple[Port, ...]
-    secrets: tuple[Secret, ...]
+    files: tuple[Guarded, ...]
     has_systemd: bool
 
 
-def machine(ports: tuple[Port, ...], secrets: tuple[Path, ...]) -> Machine:
+def machine(ports: Iterable[Port], files: Iterable[Guarded]) -> Machine:
     """Look at this machine; takes well under a second."""
     return Machine(
         python=os.path.realpath(sys.executable),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         is_clock_synchronised=_is_clock_synchronised(),
         ports=tuple(_with_holder(port) for port in ports),
-        secrets=tuple(Secret(str(path), _mode(path)) for path in secrets),
-        has_systemd=Path("/run/systemd/system").is_dir(),
+        files=tuple(replace(file, mode=_mode(file.path)) for file in files),
+        has_systemd=Path("/run/systemd/system").is_dir(),  # as sd_booted(3) has it
     )
 
 
@@ -66,7 +74,7 @@ def settings(*names: str, directory: Path = SETTINGS) -> dict[str, str]:
     for name in names:
         try:
             lines = (directory / name).read_text(encoding="utf-8").splitlines()
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             continue
         for line in lines:
             variable, equals, value = line.strip().partition("=")
@@ -75,17 +83,45 @@ def settings(*names: str, directory: Path = SETTINGS) -> dict[str, str]:
     return found
 
 
-def token_of_units(environment: Mapping[str, str]) -> dict[str, str]:
+def token_of_units(environment: Mapping[str, str], directory: Path = SETTINGS) -> dict[str, str]:
     """Return the variable by which a unit hands over the workers' token, unless the environment has one."""
     if "TTS_WORKER_TOKEN" in environment or "TTS_WORKER_TOKEN_FILE" in environment:
         return {}
-    path = SETTINGS / "worker-token"
+    path = directory / "worker-token"
     return {"TTS_WORKER_TOKEN_FILE": str(path)} if os.access(path, os.R_OK) else {}
 
 
-def _mode(path: Path) -> int | None:
+def name_of(pid: int) -> str:
+    """Return what a process is called, or says that it cannot be seen from here."""
     try:
-        return stat.S_IMODE(path.stat().st_mode)
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return "a process elsewhere"
+
+
+def skew_seconds(date: str | None, now: float) -> float | None:
+    """Return by how much a clock is ahead of ours (`now`, of time.time) that wrote this date into an HTTP answer.
+
+    None where there is no date. A date has whole seconds, so that half of one is added.
+    """
+    with contextlib.suppress(ValueError, TypeError):
+        return parsedate_to_datetime(date or "").timestamp() + 0.5 - now
+    return None
+
+
+def in_words(error: Exception) -> str:
+    """Return why a call by HTTP came to nothing: what lies below aiohttp's own words for it."""
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"the certificate does not count: {cause.verify_message}"
+    if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and (cause.errno or 0) > 0:
+        return os.strerror(cause.errno or 0)
+    return str(cause) or type(cause).__name__
+
+
+def _mode(path: str) -> int | None:
+    try:
+        return stat.S_IMODE(os.stat(path).st_mode)
     except OSError:
         return None
 
@@ -100,13 +136,16 @@ def _is_clock_synchronised() -> bool | None:
 
 
 def _with_holder(port: Port) -> Port:
-    family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((port.address, port.port))
-        except OSError as error:
-            return Port(port.address, port.port, port.option, _holder(port.port) or str(error.strerror or error))
+    if not port.port:
+        return port  # any free one
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(port.address, port.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            # As servers do: connections of an earlier run that linger are no reason to refuse, a listener is.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except OSError as error:
+        return replace(port, holder=_holder(port.port) or str(error.strerror or error))
     return port
 
 

@@ -14,34 +14,38 @@ from rich.text import Text
 class Level(StrEnum):
     OK = "ok"
     WARNING = "warning"  # it works, and not as well or as safely as it could
-    ERROR = "error"  # it does not work
+    PROBLEM = "problem"  # it does not work, or strangers get in
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`subject` is what was looked at, `command` what to type; the command of a finding that is well is empty."""
+    """`subject` is what was looked at, `seen` what was seen there, `why` what that leads to, `command` what to type.
+
+    A finding that is well has neither `why` nor `command`; any other has both.
+    """
 
     level: Level
     subject: str
-    message: str
+    seen: str
+    why: str = ""
     command: str = ""
 
 
-def ok(subject: str, message: str) -> Finding:
-    return Finding(Level.OK, subject, message)
+def ok(subject: str, seen: str) -> Finding:
+    return Finding(Level.OK, subject, seen)
 
 
-def warning(subject: str, message: str, command: str) -> Finding:
-    return Finding(Level.WARNING, subject, message, command)
+def warning(subject: str, seen: str, why: str, command: str) -> Finding:
+    return Finding(Level.WARNING, subject, seen, why, command)
 
 
-def error(subject: str, message: str, command: str) -> Finding:
-    return Finding(Level.ERROR, subject, message, command)
+def problem(subject: str, seen: str, why: str, command: str) -> Finding:
+    return Finding(Level.PROBLEM, subject, seen, why, command)
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
-    """Return 0 when everything works, 1 when something does not. A warning is no failure."""
-    return int(any(finding.level is Level.ERROR for finding in findings))
+    """Return 0 when all is well, 1 when there are warnings and no problem, 2 when there is a problem."""
+    return max((list(Level).index(finding.level) for finding in findings), default=0)
 
 
 def as_json(findings: Sequence[Finding]) -> str:
@@ -50,16 +54,19 @@ def as_json(findings: Sequence[Finding]) -> str:
     )
 
 
-_MARKS = {Level.OK: ("ok", "green"), Level.WARNING: ("!!", "yellow"), Level.ERROR: ("no", "bold red")}
+_STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
 
 
 def show(findings: Sequence[Finding], console: Console) -> None:
-    """Print one line a finding, and under it what mends it."""
+    """Print a line a finding, what it leads to and what mends it; then how many there are of each level."""
     width = max((len(finding.subject) for finding in findings), default=0)
+    level_width = max(map(len, Level))
+    margin = " " * (level_width + width + 4)
     for finding in findings:
-        mark, style = _MARKS[finding.level]
-        console.print(Text.assemble((mark, style), f"  {finding.subject:<{width}}  {finding.message}"), soft_wrap=True)
+        level = Text(f"{finding.level:<{level_width}}", style=_STYLES[finding.level])
+        console.print(level + Text(f"  {finding.subject:<{width}}  {finding.seen}"), soft_wrap=True)
+        if finding.why:
+            console.print(Text(f"{margin}{finding.why}", style="dim"), soft_wrap=True)
         if finding.command:
-            console.print(Text(f"{'':<{width + 4}}  → {finding.command}", style="bold"), soft_wrap=True)
-    counts = [f"{sum(one.level is level for one in findings)} {level}" for level in Level]
-    console.print(", ".join(counts))
+            console.print(Text(f"{margin}→ {finding.command}", style="bold"), soft_wrap=True)
+    console.print(", ".join(f"{sum(one.level is level for one in findings)} {level}" for level in Level))

@@ -20,6 +20,7 @@ from worker.config import CHATTERBOX_MODELS, Config
 from worker.given import ConfigError
 
 MAKE_TINY_CHECKPOINT = "make-tiny-checkpoint"
+DOCTOR = "doctor"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,6 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == [MAKE_TINY_CHECKPOINT]:
         return _make_tiny_checkpoint(arguments[1:])
+    if arguments[:1] == [DOCTOR]:
+        from worker.doctor import command
+
+        return command.run(arguments[1:])
     try:
         config = Config.from_environment(arguments, os.environ)
         loop_factory = _loop_factory(config)

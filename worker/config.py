@@ -227,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tts-worker",
         description="Speaks segments of text on one device for the gateways that it registers with.",
-        epilog="A flag wins over its environment variable.",
+        epilog="A flag wins over its environment variable. Is something wrong? tts-worker doctor says what mends it.",
         allow_abbrev=False,
     )
     for option in OPTIONS:

@@ -4,9 +4,11 @@
  *     count=2            GPUs on the bus
  *     init_error=9       nvmlInit fails with this code
  *     hang=1             every call waits until the line is gone
+ *     driver=580.65.06   version of the driver, and the newest CUDA that it speaks: cuda=13000 is 13.0
  *     0.KEY=VALUE        of GPU 0: name uuid total_mib used_mib utilization temperature power_watts clock_mhz fan
  *                        throttle (NVML's bits) ecc (uncorrected errors; absent: not supported)
  *                        xid (number:code; a new number is a new event) processes (pid:bytes,pid:bytes)
+ *                        capability (12.0)
  *                        error (every query of this GPU fails with this code: 15 is GPU_IS_LOST)
  * Layouts and names come from NVIDIA's own nvml.h. What is not here, nvidia-ml-py reports as FUNCTION_NOT_FOUND.
  */
@@ -94,6 +96,21 @@ nvmlReturn_t nvmlShutdown(void) {
 }
 const char *nvmlErrorString(nvmlReturn_t code) { return code == NVML_ERROR_GPU_IS_LOST ? "GPU is lost" : "an error"; }
 
+/* -- the driver */
+
+nvmlReturn_t nvmlSystemGetDriverVersion(char *out, unsigned size) {
+  char text[64] = "580.65.06";
+  look_up("driver", text, sizeof text);
+  snprintf(out, size, "%s", text);
+  return ready();
+}
+nvmlReturn_t nvmlSystemGetCudaDriverVersion(int *out) {
+  char text[16] = "13000";
+  look_up("cuda", text, sizeof text);
+  *out = atoi(text);
+  return ready();
+}
+
 /* -- which GPUs there are */
 
 nvmlReturn_t nvmlDeviceGetCount_v2(unsigned *out) {
@@ -127,6 +144,13 @@ nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *out, unsigned size) {
   CHECK(device);
   if (!text_of(device, "name", out, size)) snprintf(out, size, "NVIDIA GeForce RTX 3090");
   return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, int *major, int *minor) {
+  char text[16] = "8.6";
+  CHECK(device);
+  text_of(device, "capability", text, sizeof text);
+  return sscanf(text, "%d.%d", major, minor) == 2 ? NVML_SUCCESS : NVML_ERROR_UNKNOWN;
 }
 
 /* -- figures */
