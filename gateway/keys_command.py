@@ -12,7 +12,6 @@ from rich.table import Table
 
 from gateway.keys import Key, KeysError, Limits, Scope, changing, make_key, read_keys, write_keys
 
-NAME = "keys"
 _RELOAD = "A running gateway reads it on SIGHUP: systemctl reload tts-gateway, or kill -HUP its process."
 
 
