@@ -11,6 +11,9 @@ from bench.chatterbox.operations import OperationCount
 from tests.chatterbox.conftest import Checkpoints
 from tests.chatterbox.speaking import clip, wav
 
+# Seconds of work, on a machine that may be twenty times slower.
+pytestmark = pytest.mark.timeout(1200)
+
 
 def test_an_engine_contest_tells_every_figure_and_equal_tokens(tmp_path: Path) -> None:
     where = tmp_path / "engine.json"
@@ -42,17 +45,16 @@ def test_what_the_host_waits_for_is_counted_and_views_are_no_work() -> None:
 
 def test_recordings_of_both_pipelines_are_measured_and_can_be_heard(checkpoint: Checkpoints, tmp_path: Path) -> None:
     texts, where, page = tmp_path / "texts", tmp_path / "a.json", tmp_path / "a.html"
-    texts.write_text("Hello there, friend.\nWhy not?\n")
+    texts.write_text("Hello there, friend.\n")
     recording = tmp_path / "voice.wav"
     recording.write_bytes(wav(clip(seconds=2.0)))
-    options = ["--texts", texts, "--clip", recording, "--precision", "fp32,bf16", "--json", where, "--html", page]
+    options = ["--texts", texts, "--clip", recording, "--json", where, "--html", page]
     assert main(["quality", "--checkpoint", str(checkpoint("chatterbox")), *map(str, options)]) == 0
     report = json.loads(where.read_text())
-    modes = [f"ours, {stream}, {precision}" for precision in ("fp32", "bf16") for stream in ("segments", "chunk")]
-    assert list(report["summary"]) == ["upstream", *modes]
+    assert list(report["summary"]) == ["upstream", "ours, segments, fp32", "ours, chunk, fp32"]
     for name, one in report["summary"].items():
         assert one["duration_to_upstream"]["median"] == pytest.approx(1.0, abs=0.2), name
         assert -1 <= one["similarity"]["median"] <= 1
         assert one["word_error_rate"] is not None
     assert all(take["seams"] == 0 for take in report["takes"]["upstream"])
-    assert page.read_text().count("<audio") == 2 * 5
+    assert page.read_text().count("<audio") == 3
