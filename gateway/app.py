@@ -28,6 +28,7 @@ from gateway.api.native import NativeRoutes
 from gateway.api.openai import OpenAIRoutes
 from gateway.api.openapi import OpenApiRoutes
 from gateway.api.page import PageRoutes
+from gateway.api.stream import StreamRoutes
 from gateway.api.voices import VoiceRoutes
 from gateway.config import Address, Config
 from gateway.dispatch import CONNECT_SECONDS, Dispatcher
@@ -39,7 +40,8 @@ from gateway.observer import Observer
 from gateway.pool import Pool
 from gateway.quota import Quotas
 from gateway.registry import Registry
-from gateway.speech import SpeechOptions, SpeechService
+from gateway.service import SpeechService
+from gateway.speech import SpeechOptions
 from gateway.voices.store import VoiceStore
 from host.systemd import Systemd
 from wire.tracing import NO_TRACER, Tracer
@@ -144,6 +146,7 @@ class Gateway:
         for site in list(public.sites):
             await site.stop()
         self.live.close()
+        self._streams.close()
         # A client with a connection that was kept alive cannot know that. What it sends now is still spoken, and the
         # answer tells it to open another connection. Then those are closed on which nothing runs.
         assert public.server is not None
@@ -199,6 +202,9 @@ class Gateway:
             quotas=Quotas(time.monotonic),
         )
         answerer = Answerer(service, self.observer, executor, config.reader_timeout)
+        self._streams = StreamRoutes(
+            answerer, self.access.caller, config.max_characters, config.idle_timeout, lambda: self._stopping
+        )
         health = HealthRoutes(self.pool, self.version, time.monotonic(), lambda: self._stopping)
 
         live = LiveRoutes(self.live, self.pool)
@@ -211,6 +217,7 @@ class Gateway:
         for routes in (
             NativeRoutes(answerer, config.max_characters, config.body_timeout),
             OpenAIRoutes(answerer, service, config.max_characters, config.body_timeout),
+            self._streams,
             VoiceRoutes(service, self.voices),
             OpenApiRoutes(self.version),
             PageRoutes(),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 
-from gateway.plan import Pause, Speak
+from gateway.plan import Item, Pause, Speak
 
 SAMPLE_BYTES = 2
 # Silence is handed on in pieces of this length, so that a pause of ten seconds is no lump in the stream.
@@ -74,21 +75,78 @@ class SegmentAudio:
         return b"".join(pieces)
 
 
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """A place in a speech: whoever comes here has heard all that the caller had said before a flush."""
+
+
+class Script:
+    """What a speech consists of, in order; it may still be written while it is read, once, by the assembler."""
+
+    def __init__(self) -> None:
+        self._items: deque[Item | Flushed] = deque()
+        self._written = asyncio.Event()
+        self._ended = False
+        self._error: BaseException | None = None
+        self.is_awaited = False  # the reader has all there is, and more is to come
+
+    def add(self, items: Sequence[Item | Flushed]) -> None:
+        self._items.extend(items)
+        self._written.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._written.set()
+
+    def fail(self, error: BaseException) -> None:
+        """End the reading with `error`, at once."""
+        self._error = error
+        self._written.set()
+
+    @property
+    def has_failed(self) -> bool:
+        return self._error is not None
+
+    async def items(self) -> AsyncIterator[Item | Flushed]:
+        """Yield what there is; waits for more until the end.
+
+        Raises:
+            BaseException: what `fail` was given.
+        """
+        while True:
+            if self._error is not None:
+                raise self._error
+            if self._items:
+                yield self._items.popleft()
+            elif self._ended:
+                return
+            else:
+                self._written.clear()
+                self.is_awaited = True
+                try:
+                    await self._written.wait()
+                finally:
+                    self.is_awaited = False
+
+
 async def joined(
-    items: Sequence[Speak | Pause],
+    script: Script,
     audios: Sequence[SegmentAudio],
     sample_rate: int,
     on_segment_delivered: Callable[[int], None],
-) -> AsyncIterator[bytes]:
-    """Yield the whole speech in order: each segment's audio as it comes, each pause as exactly its length of silence.
+) -> AsyncIterator[bytes | Speak | Flushed]:
+    """Yield the whole speech in order: each segment and then its audio as it comes, each pause as exactly its length of
+    silence, and the places of flushes.
 
     `on_segment_delivered` is called with a segment's index when the last of its audio was taken.
     """
-    for item in items:
+    async for item in script.items():
         if isinstance(item, Pause):
             for piece in silence(item.seconds, sample_rate):
                 yield piece
-        else:
+            continue
+        yield item
+        if isinstance(item, Speak):
             async for chunk in audios[item.index].chunks():
                 yield chunk
             on_segment_delivered(item.index)

@@ -41,6 +41,13 @@ class AudioFormat(StrEnum):
         """Encoding it costs so little that it may run on the event loop; the others belong in an executor."""
         return self in (AudioFormat.WAV, AudioFormat.PCM)
 
+    def sample_rate(self, spoken_hz: int) -> int:
+        """Return the rate of a file of what was spoken at `spoken_hz`: that, where the format can have it."""
+        if self is AudioFormat.PCM:
+            return PCM_SAMPLE_RATE
+        rates = None if self is AudioFormat.WAV else _CODECS[self].rates
+        return spoken_hz if rates is None or spoken_hz in rates else _FALLBACK_RATE
+
 
 _CONTENT_TYPES = {
     AudioFormat.WAV: "audio/wav",
@@ -209,7 +216,7 @@ def _target(format_: AudioFormat, sample_rate: int, file: _Growing | io.BytesIO)
         return _Plain(_wav_header(sample_rate, None))
     if format_ is AudioFormat.PCM:
         return _Plain(b"") if sample_rate == PCM_SAMPLE_RATE else _Resampled(sample_rate)
-    return _Muxed(_CODECS[format_], sample_rate, file)
+    return _Muxed(_CODECS[format_], format_.sample_rate(sample_rate), sample_rate, file)
 
 
 class _Plain:
@@ -254,13 +261,12 @@ class _Resampled:
 class _Muxed:
     """The samples through a codec of FFmpeg's into a container, one encoder from the first sample to the last."""
 
-    def __init__(self, codec: _Codec, sample_rate: int, file: _Growing | io.BytesIO) -> None:
+    def __init__(self, codec: _Codec, rate: int, sample_rate: int, file: _Growing | io.BytesIO) -> None:
         self._file = file
         self._frames = _Frames(sample_rate)
         is_growing = isinstance(file, _Growing)
         options = codec.growing_options if is_growing else {}
         self._container = av.open(file, "w", format=codec.container, options=options)
-        rate = sample_rate if codec.rates is None or sample_rate in codec.rates else _FALLBACK_RATE
         self._stream = cast(AudioStream, self._container.add_stream(codec.name, rate, options=codec.codec_options))
         self._stream.layout = "mono"
         self._stream.format = codec.sample_format

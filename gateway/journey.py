@@ -73,6 +73,13 @@ class Journey:
     outcome: Outcome | None = None
     error_code: str = ""
 
+    def say(self, lengths: list[int]) -> None:
+        """Note the lengths of segments that are to be spoken, in characters."""
+        if self.planned is None:
+            self.planned = time.monotonic()
+        self.plan += tuple(lengths)
+        self.segments_planned += len(lengths)
+
     def audio_sent(self, data: bytes, seconds: float) -> None:
         """Note that `data`, and with it `seconds` more of audio, went to the client.
 

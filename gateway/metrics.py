@@ -31,7 +31,7 @@ WORKER_STATES = (
 )  # fmt: skip
 # Label values that are known from the start begin with 0: of a series that is born with its first event, rate() and
 # increase() never see that event. What is not listed here appears with its first event, and is bounded all the same.
-ENDPOINTS = ("/v1/tts", "/v1/audio/speech")
+ENDPOINTS = ("/v1/tts", "/v1/tts/stream", "/v1/audio/speech")
 STAGES = ("parsing", "before_audio", "streaming")
 PHASES = ("before_audio", "mid_stream")
 FAULTS = ("unreachable", "cut", "lost", "stalled", "bad_frames", "wrong_rate", "endless", "error")

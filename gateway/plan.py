@@ -23,6 +23,13 @@ _MARK = re.compile(r"\[\s*pause\s*(?:\]|:[^\[\]\n]{0,40}\]?)", re.IGNORECASE)
 _PAUSE = re.compile(r"\[\s*pause\s*:\s*([0-9]{1,6}(?:\.[0-9]{0,6})?|\.[0-9]{1,6})\s*(ms|s|)\s*\]", re.IGNORECASE)
 # The end of a piece of text that may turn out to be a pause mark.
 _OPEN_MARK = re.compile(r"\[\s*(?:p(?:a(?:u(?:s(?:e\s*(?::[^\[\]\n]{0,40})?)?)?)?)?)?\Z", re.IGNORECASE)
+_TOO_MUCH_SILENCE = f"makes the pauses longer than {MAX_PAUSES_SECONDS:g} s together"
+# The last word of a text, unless its end is seen: a blank, a sign (but not the point behind a digit, which may be
+# that of a decimal), or a script that puts no blanks between words.
+_UNFINISHED_WORD = re.compile(
+    r"\S*(?:[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|\d[.,:])\Z"
+)
+_END = re.compile(r"\Z")
 # A sentence of a stream is over when the next one has begun by so many characters.
 _HOLD = 2
 
@@ -142,6 +149,7 @@ class StreamPlanner:
         self._param = param
         self._waiting = ""  # text that no item covers yet
         self._index = 0
+        self._pauses_seconds = 0.0
 
     def feed(self, piece: str) -> list[Item]:
         """Return the items that no later piece can change.
@@ -159,6 +167,16 @@ class StreamPlanner:
         """
         return self._take(is_end=True)
 
+    def flush_words(self) -> list[Item]:
+        """Return all that is left, as `flush` does, but for a last word or mark that the next piece may go on with."""
+        open_mark = _OPEN_MARK.search(self._waiting)
+        end = _UNFINISHED_WORD.search(self._waiting)
+        kept = min(found.start() for found in (open_mark, end, _END.search(self._waiting)) if found)
+        self._waiting, held = self._waiting[:kept], self._waiting[kept:]
+        items = self._take(is_end=True)
+        self._waiting += held
+        return items
+
     def _take(self, *, is_end: bool) -> list[Item]:
         open_mark = None if is_end else _OPEN_MARK.search(self._waiting)
         known = self._waiting[: open_mark.start()] if open_mark else self._waiting
@@ -168,6 +186,9 @@ class StreamPlanner:
         rest = ""
         for number, stretch in enumerate(stretches):
             if isinstance(stretch, Pause):
+                self._pauses_seconds += stretch.seconds
+                if self._pauses_seconds > MAX_PAUSES_SECONDS:
+                    raise _bad_mark(self._param, f"[pause:{stretch.seconds:g}s]", _TOO_MUCH_SILENCE)
                 items.append(stretch)
                 continue
             is_last = number == len(stretches) - 1
@@ -239,7 +260,7 @@ def _parse(text: str, param: str) -> list[str | Pause]:
         if seconds > MAX_PAUSE_SECONDS:
             raise _bad_mark(param, found[0], f"is longer than the {MAX_PAUSE_SECONDS:g} s that a pause may have")
         if total > MAX_PAUSES_SECONDS:
-            raise _bad_mark(param, found[0], f"makes the pauses longer than {MAX_PAUSES_SECONDS:g} s together")
+            raise _bad_mark(param, found[0], _TOO_MUCH_SILENCE)
         stretches += [text[start : found.start()], Pause(seconds)]
         start = found.end()
     return [*stretches, text[start:]]

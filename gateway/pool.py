@@ -193,10 +193,14 @@ class Pool:
         """Take characters out of the waiting work: their segment has its slot for the first time."""
         self._work.started(admitted, characters)
 
+    def request_grew(self, admitted: Admitted, standing: Standing, characters: int) -> None:
+        """Count so many characters more of a request whose text is still arriving."""
+        self._work.grew(admitted, characters)
+        self._line(admitted.model).grew(standing, characters)
+
     def request_spoken(self, model: str, standing: Standing, characters: int) -> None:
         """Let what waits of a request move up: so many characters of it are spoken."""
-        if (line := self._lines.get(model)) is not None:
-            line.spoken(standing, characters)
+        self._line(model).spoken(standing, characters)
 
     @contextlib.asynccontextmanager
     async def lease(self, wanted: Wanted, *, wait_seconds: float) -> AsyncIterator[Lease]:
@@ -263,9 +267,7 @@ class Pool:
 
     async def _acquire(self, wanted: Wanted, wait_seconds: float) -> Lease:
         waiter = Waiter(wanted, asyncio.get_running_loop().create_future())
-        line = self._lines.get(wanted.model)
-        if line is None:
-            line = self._lines[wanted.model] = WaitingLine(self._order, patience_seconds=self._patience_seconds)
+        line = self._line(wanted.model)
         waiter.entry = entry = line.add(
             waiter, wanted.standing, characters=wanted.characters, is_first=wanted.is_first, now=self._clock()
         )
@@ -287,6 +289,11 @@ class Pool:
         except asyncio.CancelledError:
             self._abandon(line, entry)
             raise
+
+    def _line(self, model: str) -> WaitingLine[Waiter]:
+        if (line := self._lines.get(model)) is None:
+            line = self._lines[model] = WaitingLine(self._order, patience_seconds=self._patience_seconds)
+        return line
 
     def _no_worker(self, what: str, waited_seconds: float) -> TtsError:
         return TtsError(

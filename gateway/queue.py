@@ -130,7 +130,11 @@ class WaitingLine(Generic[T]):
 
     def spoken(self, standing: Standing, characters: int) -> None:
         """Note that so many characters of a request were spoken: what waits of it moves up."""
-        standing.unspoken_characters -= characters
+        self.grew(standing, -characters)
+
+    def grew(self, standing: Standing, characters: int) -> None:
+        """Note that so many characters more of a request are to be spoken: what waits of it moves down."""
+        standing.unspoken_characters += characters
         for entry in standing.places:
             key = self._key(entry)
             if key != entry.key:

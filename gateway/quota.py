@@ -28,9 +28,11 @@ class Quotas:
         self._meters: dict[str, _Meter] = {}
 
     @contextmanager
-    def hold(self, caller: str, limits: Limits, characters: int, *, was_heard: Callable[[], bool]) -> Iterator[None]:
+    def hold(
+        self, caller: str, limits: Limits, characters: int, *, was_heard: Callable[[], bool]
+    ) -> Iterator[Callable[[int], None]]:
         """Count one request of `characters` for the length of the block; its characters are given back when nothing of
-        it was heard.
+        it was heard. Yields a function that charges more of them, for a text that is still arriving.
 
         A bucket of one minute's characters that fills evenly. A text goes through whole while anything is left, and
         what it takes beyond that is paid for with time: a long text is possible, and the rate holds in the long run.
@@ -39,19 +41,26 @@ class Quotas:
             TtsError: `rate_limited`; `param` names the limit, and Retry-After says when it opens.
         """
         if not limits.characters_per_minute and not limits.concurrent:
-            yield
+            yield lambda characters: None
             return
         meter = self._filled(caller, limits)
         self._check(meter, limits)
         meter.requests += 1
-        meter.characters.level -= characters
+        charged = 0
+
+        def charge(characters: int) -> None:
+            nonlocal charged
+            charged += characters
+            meter.characters.level -= characters
+
+        charge(characters)
         try:
-            yield
+            yield charge
         finally:
             meter.requests -= 1
             assert meter.requests >= 0, f"more requests ended than began: {caller}"
             if not was_heard():
-                meter.characters.level += characters
+                meter.characters.level += charged
 
     def _filled(self, caller: str, limits: Limits) -> _Meter:
         """Return the caller's meter, filled up to now. A key whose limits were changed keeps what it owes."""

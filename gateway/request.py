@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.encoder import AudioFormat
@@ -21,6 +21,7 @@ class SpeechRequest:
 
     text: str
     text_field: str
+    keep_markup: bool = False
     voice: str | None = None
     model: str | None = None
     format: AudioFormat = AudioFormat.WAV
@@ -48,15 +49,23 @@ def parse_speech(body: Mapping[str, Any], *, text_field: str, max_characters: in
         raise TtsError(
             ErrorCode.INVALID_VALUE, f"{text_field} must be a string, not {type(text).__name__}.", param=text_field
         )
+    keep_markup = _boolean(given, "keep_markup", default=False)
+    cleaned = clean_text(text, max_characters=max_characters, param=text_field, keep_markup=keep_markup)
+    return replace(parse_manner(given, text_field=text_field), text=cleaned)
+
+
+def parse_manner(body: Mapping[str, Any], *, text_field: str = "text") -> SpeechRequest:
+    """Read how a text is to be spoken, as `parse_speech` does; the text itself is left empty.
+
+    Raises:
+        TtsError: naming the first field that cannot be, and what it may be.
+    """
+    given = {name: value for name, value in body.items() if value is not None}
     timeout = given.get("timeout_seconds")
     return SpeechRequest(
-        text=clean_text(
-            text,
-            max_characters=max_characters,
-            param=text_field,
-            keep_markup=_boolean(given, "keep_markup", default=False),
-        ),
+        text="",
         text_field=text_field,
+        keep_markup=_boolean(given, "keep_markup", default=False),
         voice=_voice(given.get("voice")),
         model=_name(given, "model"),
         format=_format(given.get("format", AudioFormat.WAV), "format"),

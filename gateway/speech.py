@@ -1,25 +1,22 @@
-"""One request from text to audio: who speaks, the plan, its segments on many workers, their audio in order."""
+"""One request being spoken: its segments on many workers, their audio in order."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
-from gateway.assembler import SAMPLE_BYTES, SegmentAudio, joined
+from gateway.assembler import SAMPLE_BYTES, Flushed, Script, SegmentAudio, joined
 from gateway.dispatch import Dispatcher, SegmentJourney
 from gateway.journey import Journey
-from gateway.plan import Item, Speak, plan_text
+from gateway.plan import Item, Speak
 from gateway.pool import Pool
 from gateway.queue import Standing
-from gateway.quota import Quotas
 from gateway.request import SpeechRequest
-from gateway.text import check_scripts
-from gateway.voices.catalogue import Cast, Catalogue
-from gateway.voices.store import VoiceStore
+from gateway.voices.catalogue import Cast
 from gateway.work import Admitted
 from wire.errors import ErrorCode, TtsError
 from wire.segment import MAX_SEED, SegmentRequest
@@ -38,14 +35,13 @@ class SpeechOptions:
 
 
 class Speech:
-    """A request being spoken. Made by `SpeechService.speak`, read once through `chunks`."""
+    """A request being spoken. Made by `SpeechService`, told what to say, read once through `chunks` or `parts`."""
 
     def __init__(
         self,
         request: SpeechRequest,
         journey: Journey,
         cast: Cast,
-        items: tuple[Item, ...],
         pool: Pool,
         dispatcher: Dispatcher,
         options: SpeechOptions,
@@ -56,17 +52,17 @@ class Speech:
         self.ignored_fields = sorted(_ignored(request, cast))
         self._request = request
         self._journey = journey
-        self._items = items
-        self._segments = [item for item in items if isinstance(item, Speak)]
+        self._script = Script()
         self._pool = pool
         self._dispatcher = dispatcher
         self._options = options
         self._admitted = admitted
-        unspoken = sum(len(segment.text) for segment in self._segments)
-        self._standing = Standing(journey.caller, request.priority, unspoken)
-        self._deadline = journey.received + (request.timeout_seconds or options.request_timeout_seconds)
-        # Written on the loop's thread only: by `_launch` and by the segments' own tasks.
-        self._audios = [SegmentAudio() for _ in self._segments]
+        self._standing = Standing(journey.caller, request.priority, admitted.waiting_characters)
+        self._allowed_seconds = request.timeout_seconds or options.request_timeout_seconds
+        self._deadline = journey.received + self._allowed_seconds
+        # Written on the loop's thread only: by `say`, `_launch` and the segments' own tasks.
+        self._segments: list[Speak] = []
+        self._audios: list[SegmentAudio] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._delivered = 0
 
@@ -77,17 +73,53 @@ class Speech:
     def seconds(self, pcm: bytes) -> float:
         return len(pcm) / SAMPLE_BYTES / self.sample_rate
 
+    def say(self, items: Sequence[Item | Flushed]) -> None:
+        """Take what is to be heard next, in order; segments are numbered on. `end` says that this was all."""
+        if self.has_failed:
+            return  # nobody would hear it
+        self._script.add(items)
+        segments = [item for item in items if isinstance(item, Speak)]
+        self._segments += segments
+        self._audios += [SegmentAudio() for _ in segments]
+        if segments:
+            self._journey.say([len(segment.text) for segment in segments])
+        self._launch()
+
+    def grow(self, characters: int) -> None:
+        """Count characters that were not there when the request was admitted, before they are said."""
+        self._pool.request_grew(self._admitted, self._standing, characters)
+
+    def end(self) -> None:
+        self._script.end()
+
+    @property
+    def has_failed(self) -> bool:
+        return self._script.has_failed
+
+    @property
+    def is_awaited(self) -> bool:
+        """All that was said has been taken, and more is to come."""
+        return self._script.is_awaited
+
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the speech as PCM s16le mono, in order, as soon as each piece is there.
 
         Raises:
             TtsError: a segment could not be spoken; what was yielded before is then not the whole.
         """
-        async for chunk in joined(self._items, self._audios, self.sample_rate, self._segment_delivered):
-            self._journey.audio_seconds += self.seconds(chunk)
-            yield chunk
+        async with aclosing(self.parts()) as parts:
+            async for part in parts:
+                if isinstance(part, bytes):
+                    yield part
 
-    def launch(self) -> None:
+    async def parts(self) -> AsyncGenerator[bytes | Speak | Flushed, None]:
+        """Yield the chunks, each segment before its first one, and the places of flushes. Raises what `chunks` does."""
+        async for part in joined(self._script, self._audios, self.sample_rate, self._segment_delivered):
+            if isinstance(part, bytes):
+                self._journey.audio_seconds += self.seconds(part)
+            yield part
+
+    def _launch(self) -> None:
         """Start the segments within the look-ahead. A long text so has work on every worker, and never holds them all
         back from others: each of its segments stands in the line by its own rank."""
         window = self._options.look_ahead or max(2, 2 * self._pool.slots(self.cast.model.id))
@@ -104,7 +136,7 @@ class Speech:
 
     def _segment_delivered(self, index: int) -> None:
         self._delivered = index + 1
-        self.launch()
+        self._launch()
 
     async def _speak_segment(self, index: int) -> None:
         segment = self._segments[index]
@@ -125,19 +157,21 @@ class Speech:
                 )
             self._pool.request_spoken(self.cast.model.id, self._standing, len(segment.text))
         except TimeoutError:
-            self._fail(
+            self.fail(
                 TtsError(
                     ErrorCode.DEADLINE_EXCEEDED,
-                    f"The speech was not finished within {self._deadline - self._journey.received:g} s. "
+                    f"The speech was not finished within {self._allowed_seconds:g} s. "
                     "Send less text, or a larger timeout_seconds.",
                     param="timeout_seconds",
                 )
             )
         except Exception as error:  # request boundary: a segment's task has no other reader than the audio it writes
-            self._fail(error)
+            self.fail(error)
 
-    def _fail(self, error: Exception) -> None:
-        # One segment that cannot be had spoils the speech: the reader learns it now, not when it gets there.
+    def fail(self, error: Exception) -> None:
+        """End the speech with `error`. One segment that cannot be had spoils it: the reader learns it now, not when it
+        gets there."""
+        self._script.fail(error)
         for audio in self._audios:
             audio.fail(error)
 
@@ -161,98 +195,6 @@ class Speech:
             language=self._request.language,
             speed=self._request.speed,
             parameters={name: value for name, value in self._request.parameters.items() if name in heeded},
-        )
-
-
-class SpeechService:
-    """Speaks requests. Two of them may live in one process; all state is in the pool, the quotas and each Speech."""
-
-    def __init__(
-        self,
-        pool: Pool,
-        dispatcher: Dispatcher,
-        options: SpeechOptions,
-        *,
-        default_model: str | None,
-        aliases: dict[str, str],
-        voices: VoiceStore,
-        quotas: Quotas,
-    ) -> None:
-        self._pool = pool
-        self._quotas = quotas
-        self._dispatcher = dispatcher
-        self._options = options
-        self._default_model = default_model
-        self._aliases = aliases
-        self._voices = voices
-
-    @property
-    def catalogue(self) -> Catalogue:
-        """The models and voices that are known now."""
-        return Catalogue(
-            self._pool.known.models,
-            default_model=self._default_model,
-            aliases=self._aliases,
-            uploaded=self._voices.by_handle,
-        )
-
-    @asynccontextmanager
-    async def speak(self, request: SpeechRequest, journey: Journey) -> AsyncIterator[Speech]:
-        """Speak a request for the length of the block. When the block ends, however it ends, nothing of it runs on:
-        queued segments have left the line, running ones are cancelled, slots are back.
-
-        Waits for the first worker ever to appear, at most the queue's patience; nothing else is waited for here.
-
-        Raises:
-            TtsError: the text, model, voice or language cannot be; the line is full, or the caller has had its share;
-                no worker at all.
-        """
-        await self._pool.wait_for_models(min(self._options.queue_timeout_seconds, request.timeout_seconds or 1e9))
-        cast = self.catalogue.cast(model=request.model, voice=request.voice)
-        journey.model, journey.voice = cast.model.id, cast.voice
-        journey.format, journey.characters = str(request.format), len(request.text)
-        _check_language(request, cast)
-        check_scripts(request.text, scripts=cast.model.scripts, model=cast.model.id, param=request.text_field)
-        items = plan_text(
-            request.text,
-            language=request.language or cast.model.languages[0],
-            first_characters=min(self._options.first_characters, cast.model.max_segment_characters),
-            max_characters=min(self._options.max_characters, cast.model.max_segment_characters),
-            parallelism=self._pool.known.parallelism(cast.model.id),
-            whole=self._options.whole,
-            param=request.text_field,
-        )
-        journey.planned = time.monotonic()
-        journey.plan = tuple(len(item.text) for item in items if isinstance(item, Speak))
-        characters, journey.segments_planned = sum(journey.plan), len(journey.plan)
-        with (
-            # Nothing was awaited since the cast, so that the clip is still there; it stays to the end of the request.
-            self._voices.holding(cast.clip),
-            self._quotas.hold(
-                journey.caller, journey.limits, characters, was_heard=lambda: journey.first_audio is not None
-            ),
-            self._pool.admit(
-                cast.model.id,
-                journey.caller,
-                characters,
-                caller_queued_seconds=journey.limits.queued_seconds,
-            ) as admitted,
-        ):
-            speech = Speech(request, journey, cast, items, self._pool, self._dispatcher, self._options, admitted)
-            try:
-                speech.launch()
-                yield speech
-            finally:
-                await speech.stop()
-
-
-def _check_language(request: SpeechRequest, cast: Cast) -> None:
-    if request.language is not None and cast.model.languages and request.language not in cast.model.languages:
-        raise TtsError(
-            ErrorCode.INVALID_VALUE,
-            f"language {request.language!r} is not spoken by model {cast.model.id!r}; it speaks "
-            f"{', '.join(cast.model.languages)}.",
-            param="language",
         )
 
 

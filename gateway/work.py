@@ -34,6 +34,10 @@ class WaitingWork:
         finally:
             self._count(admitted, -admitted.waiting_characters)
 
+    def grew(self, admitted: Admitted, characters: int) -> None:
+        """Count characters more of a request whose text is still arriving."""
+        self._count(admitted, characters)
+
     def started(self, admitted: Admitted, characters: int) -> None:
         """Take characters out: their segment has its slot for the first time."""
         assert characters <= admitted.waiting_characters, f"started more than was admitted: {admitted!r}"

@@ -63,14 +63,21 @@ class Access:
 
     @web.middleware
     async def public(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        request[CALLER] = self.caller(request)
+        return await handler(request)
+
+    def caller(self, request: web.Request) -> Caller:
+        """Return who calls the public listener; a connection that lasts asks again for each request that it brings.
+
+        Raises:
+            TtsError: `unauthorized` or `forbidden`.
+        """
         resource = request.match_info.route.resource
         address = client_address(request, self.trusted_proxies)
-        request[CALLER] = Caller(address)
-        if resource is not None:  # else: there is no such route, which is no secret
-            needed = scopes_for(request.method, resource.canonical)
-            if needed is not None:
-                request[CALLER] = self._admit(request, address, needed)
-        return await handler(request)
+        if resource is None:  # there is no such route, which is no secret
+            return Caller(address)
+        needed = scopes_for(request.method, resource.canonical)
+        return Caller(address) if needed is None else self._admit(request, address, needed)
 
     @web.middleware
     async def internal(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -20,7 +20,8 @@ from gateway.api.errors import REQUEST_ID
 from gateway.encoder import AudioFormat, StreamEncoder, encode_whole
 from gateway.journey import Encoding, Journey, Outcome
 from gateway.request import SpeechRequest
-from gateway.speech import Speech, SpeechService
+from gateway.service import SpeechService
+from gateway.speech import Speech
 from wire import headers, tracing
 from wire.errors import TRAITS, ErrorCode, TtsError
 
@@ -48,17 +49,19 @@ class Answerer:
     reader_timeout_seconds: float
 
     @contextmanager
-    def journey(self, request: web.Request, endpoint: str) -> Iterator[Journey]:
-        """Follow one request from its reception to its end, and report it once, however it ends."""
+    def journey(self, request: web.Request, endpoint: str, request_id: str = "") -> Iterator[Journey]:
+        """Follow one request from its reception to its end, and report it once, however it ends. `request_id` is for
+        one of several that come by one connection."""
         caller = request[CALLER]
-        journey = Journey(endpoint, caller=caller.name, limits=caller.limits, request_id=request[REQUEST_ID])
+        request_id = request_id or request[REQUEST_ID]
+        journey = Journey(endpoint, caller=caller.name, limits=caller.limits, request_id=request_id)
         journey.traceparent = request.headers.get(tracing.HEADER, "")
         self.observer.request_started(journey)
         try:
             yield journey
             journey.finish(Outcome.OK)
         except TtsError as error:
-            journey.finish(_outcome(error), str(error.code))
+            journey.finish(outcome_of(error), str(error.code))
             raise
         except (asyncio.CancelledError, ConnectionError):
             journey.finish(Outcome.CANCELLED)
@@ -100,7 +103,7 @@ class Answerer:
             response.headers["Cache-Control"] = "no-cache"
         async with (
             aclosing(speech.chunks()) as chunks,
-            self._encoding(format_, speech.sample_rate, journey.encoding) as encode,
+            self.encoding(format_, speech.sample_rate, journey.encoding) as encode,
         ):
             first = await anext(chunks, b"")
             try:
@@ -120,7 +123,7 @@ class Answerer:
                     log.exception("request failed after its answer had begun: request_id=%s", journey.request_id)
                     error = TtsError(ErrorCode.INTERNAL, "The gateway failed on this request; its log has the reason.")
                 # Noted first: closing the connection cancels this very handler, which is not the caller's doing.
-                journey.finish(_outcome(error), str(error.code))
+                journey.finish(outcome_of(error), str(error.code))
                 await self._break_off(request, response, error, sse=sse)
         return response
 
@@ -133,9 +136,19 @@ class Answerer:
             journey.audio_sent(data, seconds)
 
     async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+        async with self.patience():
+            await response.write(data)
+
+    @asynccontextmanager
+    async def patience(self) -> AsyncIterator[None]:
+        """Bound the time that a listener may take for what is written in the block.
+
+        Raises:
+            TtsError: `slow_reader`.
+        """
         try:
             async with asyncio.timeout(self.reader_timeout_seconds):
-                await response.write(data)
+                yield
         except TimeoutError:
             raise TtsError(
                 ErrorCode.SLOW_READER, f"The listener took nothing for {self.reader_timeout_seconds:g} s."
@@ -158,7 +171,7 @@ class Answerer:
             request.transport.close()
 
     @asynccontextmanager
-    async def _encoding(self, format_: AudioFormat, sample_rate: int, clock: Encoding) -> AsyncIterator[Any]:
+    async def encoding(self, format_: AudioFormat, sample_rate: int, clock: Encoding) -> AsyncIterator[Any]:
         """Yield `encode(pcm | None) -> bytes` (None: the end), on the loop or in a thread, as the codec's cost asks."""
         encoder = StreamEncoder(format_, sample_rate)
         running: asyncio.Future[bytes] | None = None
@@ -188,7 +201,8 @@ class Answerer:
         return result
 
 
-def _outcome(error: TtsError) -> Outcome:
+def outcome_of(error: TtsError) -> Outcome:
+    """Return how a request ended that an error ended."""
     if error.code is ErrorCode.SLOW_READER:
         return Outcome.CANCELLED
     refused = error.status < 500 or TRAITS[error.code].type == "overloaded_error"

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID = web.RequestKey("request_id", str)
 # A client's own id is kept when it can do no harm in a log line, a header or a worker; any other is replaced.
-_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 BODY_SECONDS = 30.0
 
@@ -41,7 +41,7 @@ def error_response(error: TtsError, request_id: str | None = None) -> web.Respon
 async def errors_as_envelopes(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give every request its id, and every failed one the envelope; a response that has begun is not touched here."""
     given = request.headers.getall(headers.REQUEST_ID, [])
-    sane = len(given) == 1 and _SANE_REQUEST_ID.fullmatch(given[0]) is not None
+    sane = len(given) == 1 and SANE_REQUEST_ID.fullmatch(given[0]) is not None
     request[REQUEST_ID] = given[0] if sane else secrets.token_hex(8)
     try:
         _check_framing(request)

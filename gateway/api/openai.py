@@ -12,7 +12,7 @@ from gateway.api.answer import Answerer
 from gateway.api.errors import read_json
 from gateway.encoder import AudioFormat
 from gateway.request import SpeechRequest, parse_speech
-from gateway.speech import SpeechService
+from gateway.service import SpeechService
 from gateway.voices.catalogue import OPENAI_MODELS
 from wire.errors import ErrorCode, TtsError
 from wire.link import ModelInfo

@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from gateway.api.utterance import ENDPOINT as STREAM
 from gateway.encoder import AudioFormat
 from gateway.request import TIMEOUT
 from gateway.voices.clip import MAX_UPLOAD_BYTES, UPLOAD_FIELD
@@ -36,6 +37,7 @@ def openapi(version: str) -> dict[str, Any]:
         "info": {"title": "chatterbox-gateway", "version": version, "license": {"name": "Apache-2.0"}},
         "paths": {
             "/v1/tts": {"post": _speak("Speak a text.", "SpeechRequest")},
+            STREAM: {"get": _stream()},
             "/v1/audio/speech": {"post": _speak("Speak a text, the way OpenAI's clients ask.", "OpenAISpeechRequest")},
             "/v1/voices": {"get": _voices("Who can speak here."), "post": _upload()},
             "/v1/voices/{id}": {
@@ -172,6 +174,13 @@ def _live() -> dict[str, Any]:
     return {
         "summary": "The service as it is, for the live page.",
         "responses": {"200": answer} | _errors(401, 403, 503),
+    }
+
+
+def _stream() -> dict[str, Any]:
+    return {
+        "summary": "A WebSocket: text comes in pieces, its audio goes back as it is made. See docs/stream.md.",
+        "responses": {"101": {"description": "Send `start`."}} | _errors(400, 401, 403, 503),
     }
 
 

@@ -12,7 +12,7 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http import HttpProcessingError
 
 from gateway.api.errors import read_json
-from gateway.speech import SpeechService
+from gateway.service import SpeechService
 from gateway.voices.catalogue import Catalogue, UploadedVoice
 from gateway.voices.clip import MAX_UPLOAD_BYTES, UPLOAD_FIELD, Clip
 from gateway.voices.store import VoiceStore, checked_name

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.assembler import SegmentAudio, joined, silence
-from gateway.plan import Pause, Speak
+from gateway.assembler import Flushed, Script, SegmentAudio, joined, silence
+from gateway.plan import Item, Pause, Speak
 
 SECOND = 48_000  # bytes, at 24 kHz
 
@@ -103,6 +104,36 @@ async def test_however_it_is_written_and_read_it_is_the_same_audio(seed: int):
     assert is_the_same
 
 
+def written(items: Sequence[Item | Flushed]) -> Script:
+    script = Script()
+    script.add(items)
+    script.end()
+    return script
+
+
+async def test_a_script_is_read_while_it_is_written_and_says_when_it_is_waited_for():
+    script, audios = Script(), [SegmentAudio()]
+    speech = joined(script, audios, 24_000, lambda index: None)
+    waiting = asyncio.ensure_future(anext(speech))
+    await asyncio.sleep(0)
+    assert script.is_awaited
+    script.add([Speak("a", 0), Flushed()])
+    assert await waiting == Speak("a", 0)
+    assert not script.is_awaited
+    audios[0].write(b"ab")
+    audios[0].finish()
+    assert [await anext(speech), await anext(speech)] == [b"ab", Flushed()]
+    script.end()
+    assert await anext(speech, None) is None
+
+
+async def test_a_script_that_fails_ends_the_reading_at_once_though_there_is_more():
+    script = written([Pause(1.0), Pause(1.0)])
+    script.fail(RuntimeError("as staged"))
+    with pytest.raises(RuntimeError):
+        await anext(joined(script, [], 24_000, lambda index: None))
+
+
 async def test_segments_are_joined_in_the_order_of_the_text_whoever_ends_first():
     items = [Speak("a", 0), Pause(0.001), Speak("b", 1), Speak("c", 2)]
     audios = [SegmentAudio() for _ in range(3)]
@@ -110,7 +141,9 @@ async def test_segments_are_joined_in_the_order_of_the_text_whoever_ends_first()
     for index in (2, 0, 1):
         audios[index].write(bytes([index + 1]) * 4)
         audios[index].finish()
-    heard = b"".join([chunk async for chunk in joined(items, audios, 24_000, delivered.append)])
+    parts = [part async for part in joined(written(items), audios, 24_000, delivered.append)]
+    heard = b"".join(part for part in parts if isinstance(part, bytes))
+    assert [part for part in parts if isinstance(part, Speak)] == [items[0], *items[2:]]
     assert heard == b"\x01" * 4 + bytes(48) + b"\x02" * 4 + b"\x03" * 4
     assert delivered == [0, 1, 2]
 
@@ -118,13 +151,14 @@ async def test_segments_are_joined_in_the_order_of_the_text_whoever_ends_first()
 async def test_a_segment_counts_as_delivered_when_its_last_audio_was_taken():
     audios = [SegmentAudio(), SegmentAudio()]
     delivered: list[int] = []
-    speech = joined([Speak("a", 0), Speak("b", 1)], audios, 24_000, delivered.append)
+    items = [Speak("a", 0), Speak("b", 1)]
+    speech = joined(written(items), audios, 24_000, delivered.append)
     audios[0].write(b"ab")
-    assert await anext(speech) == b"ab"
+    assert [await anext(speech), await anext(speech)] == [items[0], b"ab"]
     assert delivered == []
     audios[0].finish()
     audios[1].write(b"cd")
-    assert await anext(speech) == b"cd"
+    assert [await anext(speech), await anext(speech)] == [items[1], b"cd"]
     assert delivered == [0]
     audios[1].finish()
     assert await anext(speech, None) is None
