@@ -13,7 +13,7 @@ from worker.doctor.device import Device, Torch
 from worker.doctor.facts import Gateway, Running, Weights
 from worker.gpu.visible import is_gpu
 from worker.models.chatterbox.family import FAMILIES
-from worker.models.chatterbox.memory import NoRoom, needed
+from worker.models.chatterbox.memory import NoRoom, filled, needed
 from worker.models.chatterbox.memory import check as check_room
 
 # The list of docs/chatterbox.md: torch for CUDA 13, which knows every card from RTX 20 to RTX 50.
@@ -72,7 +72,9 @@ def check_memory(config: Config, device: Device, running: Running | None) -> Fin
     if running is not None and running.id == config.id and running.state in ("loading", "warming", "ready", "draining"):
         return ok("gpu memory", "the worker that runs has what it needs")
     is_half = config.chatterbox.precision in ("auto", "bf16")
-    need = needed(FAMILIES[config.model], is_half=is_half, slots=config.batch)
+    need = needed(FAMILIES[config.model], is_half=is_half, slots=config.batch or 1)
+    if config.batch is None:
+        need = filled(need, device.free_bytes)
     held = [_held(holder.name, holder.pid, holder.memory_bytes) for holder in device.holders]
     total, free = device.total_bytes, device.free_bytes
     try:

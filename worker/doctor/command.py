@@ -17,8 +17,9 @@ from host import facts as host_facts
 from host import findings, units
 from host.facts import Guarded, Port
 from host.findings import Finding, ok, problem
-from worker.config import CHATTERBOX_MODELS, Config, ConfigError
+from worker.config import CHATTERBOX_MODELS, Config
 from worker.doctor import checks, device, facts
+from worker.given import ConfigError
 
 
 def run(arguments: Sequence[str]) -> int:
