@@ -23,6 +23,7 @@ class FrameType(IntEnum):
     META = ord("M")  # JSON: sample_rate first of all, model, voice
     AUDIO = ord("A")  # PCM s16le mono, an even number of bytes
     CHECKPOINT = ord("C")  # opaque to the gateway; a worker given it back continues from there
+    PROGRESS = ord("P")  # empty: work is being done, and nothing has come of it for a second
     ERROR = ord("E")  # JSON: the error envelope; nothing follows
     DONE = ord("D")  # JSON: timings; nothing follows
 

@@ -23,7 +23,7 @@ from wire.tracing import Attribute, Span, Tracer
 from worker.engine import Engine
 from worker.lifecycle import Lifecycle
 from worker.metrics import Metrics
-from worker.sequence import Chunk, Ended, Output, Sequence
+from worker.sequence import Chunk, Ended, Output, Progress, Sequence
 from worker.voices import Voices
 
 log = logging.getLogger("worker.api")
@@ -224,6 +224,8 @@ class Api:
                     yield encode_frame(FrameType.AUDIO, audio)
                     if checkpoint is not None:
                         yield encode_frame(FrameType.CHECKPOINT, checkpoint)
+                case Progress():
+                    yield encode_frame(FrameType.PROGRESS, b"")
                 case Ended(None):
                     yield encode_frame(FrameType.DONE, sequence.summary(self._engine.info.sample_rate))
                 case Ended(TtsError() as error):

@@ -21,11 +21,13 @@ from wire.segment import SegmentRequest
 from worker.metrics import Metrics
 from worker.models.base import Clip, CloningModel, SpeechModel, StepOutput
 from worker.scheduler import Scheduler
-from worker.sequence import Chunk, Ended, Output, Sequence, SequenceState
+from worker.sequence import Chunk, Ended, Output, Progress, Sequence, SequenceState
 
 log = logging.getLogger("worker.engine")
 
 _BYTES_A_SAMPLE = 2
+# A gateway takes a silence of five seconds for a hang, unless it expects a long one.
+_PROGRESS_SECONDS = 1.0
 
 
 class EngineDied(Exception):
@@ -338,9 +340,14 @@ class _EngineThread(threading.Thread):
             self._take_result(sequence, result)
 
     def _take_result(self, sequence: Sequence, result: StepOutput) -> None:
+        now = time.monotonic()
+        if result.progressed and not result.audio and now - sequence.told >= _PROGRESS_SECONDS:
+            sequence.told = now
+            self._outputs.append((sequence, Progress()))
         if result.audio:
+            sequence.told = now
             if sequence.timings.first_chunk is None:
-                sequence.timings.first_chunk = time.monotonic()
+                sequence.timings.first_chunk = now
             samples = len(result.audio) // _BYTES_A_SAMPLE
             sequence.samples += samples
             self._metrics.audio_seconds.inc(samples / self._sample_rate)

@@ -21,13 +21,18 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """Work is being done, and nothing has come of it for a while: a sign that it has not stopped."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Nothing follows. `error` is None for a segment that was spoken to its end."""
 
     error: TtsError | None = None
 
 
-Output = Chunk | Ended
+Output = Chunk | Progress | Ended
 
 
 class SequenceState(StrEnum):
@@ -52,9 +57,9 @@ class Timings:
 class Sequence:
     """A segment in the engine.
 
-    The engine thread writes `state`, `timings` and `samples`; the event loop writes `cancelled` and owns the outbound
-    queue. What the loop reads of the other side is one attribute at a time, and after `Ended` has come out nothing
-    changes any more.
+    The engine thread writes `state`, `timings`, `samples` and `told`; the event loop writes `cancelled` and owns the
+    outbound queue. What the loop reads of the other side is one attribute at a time, and after `Ended` has come out
+    nothing changes any more.
     """
 
     def __init__(self, key: int, request: SegmentRequest, submitted: float, voice: bytes | None = None) -> None:
@@ -64,6 +69,7 @@ class Sequence:
         self.state = SequenceState.WAITING
         self.timings = Timings(submitted)
         self.samples = 0
+        self.told = submitted  # instant of the last output, by the engine thread
         # Set by the event loop when nobody listens any more, read by the engine thread: a plain bool is enough, since
         # it goes one way only and the engine is told by a command as well.
         self.cancelled = False

@@ -19,7 +19,7 @@ from worker.engine import Engine, EngineDied
 from worker.metrics import Metrics
 from worker.models.base import Clip, StepOutput
 from worker.models.tone import ToneModel, ToneState, decode
-from worker.sequence import Chunk, Ended, SequenceState
+from worker.sequence import Chunk, Ended, Output, Progress, SequenceState
 
 
 @asynccontextmanager
@@ -43,9 +43,15 @@ async def hear(sequence: spoken.Sequence) -> tuple[bytes, TtsError | None]:
         for output in outputs:
             if isinstance(output, Chunk):
                 pcm += output.audio
-            else:
+            elif isinstance(output, Ended):
                 return pcm, output.error
     raise AssertionError("the outputs ended without Ended")
+
+
+async def first(outputs: AsyncIterator[list[Output]], count: int) -> AsyncIterator[list[Output]]:
+    """Yield so many of the lists and no more."""
+    for _ in range(count):
+        yield await anext(outputs)
 
 
 async def test_segments_are_spoken_side_by_side_and_each_hears_its_own() -> None:
@@ -96,6 +102,23 @@ async def test_a_step_that_breaks_fails_its_batch_and_the_next_one_is_fine() -> 
         assert "MemoryError" in error.message
         assert model.let_go == ["break"]
         assert decode((await hear(engine.submit(segment("whole again"))))[0]) == "whole again"
+
+
+class Thinking(ToneModel):
+    """Works on a text that begins with "think" for ever, and does nothing for the others."""
+
+    def step(self, states: Sequence[ToneState]) -> list[StepOutput]:
+        return [StepOutput(progressed=state.text.startswith("think")) for state in states]
+
+
+async def test_who_works_without_a_sound_gives_a_sign_and_who_does_not_work_gives_none() -> None:
+    async with running(Thinking(ToneOptions())) as engine:
+        thinks, sleeps = engine.submit(segment("think")), engine.submit(segment("sleep"))
+        heard = [outputs async for outputs in first(thinks.wait_outputs(), 2)]
+        assert heard == [[Progress()], [Progress()]], "one a second, not one a step"
+        assert engine.steps > 10
+        engine.cancel(sleeps)
+        assert [outputs async for outputs in first(sleeps.wait_outputs(), 1)] == [[Ended(None)]]
 
 
 class Short(ToneModel):

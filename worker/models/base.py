@@ -25,16 +25,18 @@ class DeviceLost(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What one step made of one sequence. All four may be empty: nothing was due yet.
+    """What one step made of one sequence. All may be empty: nothing was due yet.
 
     `audio` is PCM s16le mono at the model's rate. `checkpoint` stands for the moment after `audio`. After `finished`
     or `error` the engine forgets the state and calls nothing more for it. An `error` concerns this sequence only.
+    `progressed` says that work was done for it, though nothing may have come of it yet.
     """
 
     audio: bytes = b""
     checkpoint: bytes | None = None
     finished: bool = False
     error: Exception | None = None
+    progressed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
