@@ -32,6 +32,7 @@ _SET_BY_UNITS = {
     "TTS_WORKER_INDEX": "The unit sets the number of the instance.",
     "TTS_WORKER_MODEL": "The unit sets chatterbox, its drop-in cpu.conf embedded.",
     "TTS_WORKER_DEVICE": "The unit sets cuda:0, the one GPU that it shows; its drop-in cpu.conf sets cpu.",
+    "TTS_WORKER_SPLIT": "The drop-in split.conf sets cuda:0,cuda:1 and shows both GPUs to the worker.",
 }
 
 

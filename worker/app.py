@@ -65,7 +65,7 @@ class Worker:
             model=self._engine.info.id,
             figures=model.figures,
         )
-        self._gpus = GpuWatch((config.device,), os.environ)
+        self._gpus = GpuWatch(config.devices, os.environ)
         self._metrics.register(GpuSeries(self._gpus.latest))
         for link in self._links:
             self._lifecycle.on_change(link.announce)
@@ -208,6 +208,7 @@ class Worker:
             port=self._config.announced_port or self._port,
             slots=self._slots.count,
             device=self._config.device,
+            split=self._config.split,
             models=(self._engine.info,),
             state=self._lifecycle.state,
             versions=self._versions,
@@ -363,7 +364,8 @@ def build_model(config: Config) -> SpeechModel[Any]:
     if config.model in CHATTERBOX_MODELS:
         from worker.models.chatterbox.late import LateModel
 
-        return LateModel(config.chatterbox, config.model, config.device, config.batch)
+        devices = config.devices
+        return LateModel(config.chatterbox, config.model, devices[0], config.batch, sound_device=devices[-1])
     from worker.models.embedded import EmbeddedModel
 
     return EmbeddedModel()

@@ -21,6 +21,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _DEFAULT_SLOTS = {"embedded": 2, "tone": 4} | dict.fromkeys(CHATTERBOX_MODELS, 2)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_DEVICE = re.compile(r"[a-z]{1,16}(?::[0-9]{1,3})?")
 _FIRST_PORT = 8100
 
 
@@ -58,6 +59,9 @@ class ChatterboxOptions:
     stream: str = "segments"
     watermark: bool = True
     voice_cache_bytes: int = 256 << 20
+    cfm_steps: int | None = None  # the model's own
+    reference_seconds: int = 10
+    sound_batch: int | None = None  # as suits the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class Config:
     slots: int | None = 2
     batch: int | None = 2
     device: str = "cpu"
+    split: tuple[str, ...] = ()  # two devices instead of the one: of the token stage and of the sound stage
     drain_timeout_seconds: float = 60.0
     max_memory_bytes: int = 0
     max_gpu_memory_bytes: int = 0
@@ -86,6 +91,11 @@ class Config:
     uvloop: bool = False
     tone: ToneOptions = ToneOptions()
     chatterbox: ChatterboxOptions = ChatterboxOptions()
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Every device that the model runs on."""
+        return self.split or (self.device,)
 
     @classmethod
     def from_environment(cls, arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
@@ -99,7 +109,8 @@ class Config:
         model = given.choice("model", "embedded", MODELS)
         index = given.whole("index", 0, 0, 999)
         device = given.text("device", "cpu")
-        slots, batch = _slots(given, model, device)
+        split = _split(given, model)
+        slots, batch = _slots(given, model, split[0] if split else device)
         host = given.text("host", "127.0.0.1")
         token = _token(given)
         if not token and not _is_loopback(host):
@@ -121,7 +132,8 @@ class Config:
             token=token,
             slots=slots,
             batch=batch,
-            device=device,
+            device=",".join(split) or device,
+            split=split,
             drain_timeout_seconds=given.seconds("drain_timeout", 60.0),
             max_memory_bytes=given.whole("max_memory_mb", 0, 0, 1 << 24) << 20,
             max_gpu_memory_bytes=given.whole("max_gpu_memory_mb", 0, 0, 1 << 24) << 20,
@@ -168,6 +180,11 @@ OPTIONS = (
     _Option("--batch", "TTS_WORKER_BATCH", "segments spoken in one step; the rest wait in line here (default: slots)"),
     _Option("--device", "TTS_WORKER_DEVICE", "device of the model (default cpu)"),
     _Option(
+        "--split",
+        "TTS_WORKER_SPLIT",
+        "chatterbox: two devices instead of one, tokens on the first and sound on the second, like cuda:0,cuda:1",
+    ),
+    _Option(
         "--drain-timeout", "TTS_WORKER_DRAIN_TIMEOUT", "seconds that a stop waits for running segments (default 60)"
     ),
     _Option(
@@ -209,6 +226,22 @@ OPTIONS = (
     ),
     _Option("--watermark", "TTS_WORKER_WATERMARK", "chatterbox: mark the sound, yes or no (default yes)"),
     _Option("--voice-cache-mb", "TTS_WORKER_VOICE_CACHE_MB", "chatterbox: memory for cloned voices (default 256)"),
+    _Option(
+        "--sound-batch",
+        "TTS_WORKER_SOUND_BATCH",
+        "chatterbox: segments whose sound is made together, of those in --batch (default 8 on a GPU, 1 on a CPU)",
+    ),
+    _Option(
+        "--cfm-steps",
+        "TTS_WORKER_CFM_STEPS",
+        "chatterbox: steps from noise to sound; fewer are faster and sound different (default 10, Turbo 2)",
+    ),
+    _Option(
+        "--reference-seconds",
+        "TTS_WORKER_REFERENCE_SECONDS",
+        "chatterbox: how much of a voice's recording the sound stage hears, 1 to 10; less is faster and sounds "
+        "different (default 10)",
+    ),
     _Option("--tone-realtime-factor", None, "tone: seconds per second of audio (default 0: at once)"),
     _Option("--tone-overhead-seconds", None, "tone: fixed work before the first chunk of a segment (default 0)"),
     _Option("--tone-load-seconds", None, "tone: time that loading takes (default 0)"),
@@ -283,13 +316,29 @@ def _chatterbox(given: Given, model: str) -> ChatterboxOptions:
         stream=given.choice("stream", "segments", STREAMS),
         watermark=given.switch("watermark", "yes"),
         voice_cache_bytes=given.whole("voice_cache_mb", 256, 1, 1 << 20) << 20,
+        cfm_steps=given.whole_or_none("cfm_steps", 1, 100),
+        reference_seconds=given.whole("reference_seconds", 10, 1, 10),
+        sound_batch=given.whole_or_none("sound_batch", 1, 256),
     )
     if model not in CHATTERBOX_MODELS and options != ChatterboxOptions():
         raise ConfigError(
-            "--checkpoint, --precision, --stream, --watermark and --voice-cache-mb are for the Chatterbox models, but "
-            f"--model is {model}."
+            "--checkpoint, --precision, --stream, --watermark, --voice-cache-mb, --sound-batch, --cfm-steps and "
+            f"--reference-seconds are for the Chatterbox models, but --model is {model}."
         )
     return options
+
+
+def _split(given: Given, model: str) -> tuple[str, ...]:
+    """Return the two devices of split mode, none without it; it comes before --device."""
+    text = given.text_or_none("split")
+    if text is None:
+        return ()
+    devices = tuple(device.strip() for device in text.split(","))
+    if len(devices) != 2 or not all(_DEVICE.fullmatch(device) for device in devices):
+        raise ConfigError(f"--split is {text!r}; it must be two devices, like cuda:0,cuda:1.")
+    if model not in CHATTERBOX_MODELS:
+        raise ConfigError(f"--split is for the Chatterbox models, which have two stages, but --model is {model}.")
+    return devices
 
 
 def _token(given: Given) -> str:

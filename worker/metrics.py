@@ -148,6 +148,11 @@ class _ModelSeries(Collector):
         yield from (stages, guards)
         cache = "tts_worker_conditionals_cache"
         for name, text, value in (
+            (
+                "tts_worker_stage_overlap_seconds",
+                "Seconds in which two stages of the model were at work at once.",
+                figures.overlap_seconds,
+            ),
             ("tts_worker_tokens", "Tokens that the model made; what a token is depends on the model.", figures.tokens),
             (f"{cache}_hits", "Voices whose conditionals were in memory.", figures.conditionals_hits),
             (f"{cache}_misses", "Voices whose conditionals were not in memory.", figures.conditionals_misses),

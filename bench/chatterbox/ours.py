@@ -44,7 +44,7 @@ class Tokens:
     """Our token stage with a checkpoint and its own voice."""
 
     def __init__(self, directory: Path, family: Family, device: str, precision: Precision) -> None:
-        self.parts: Parts = load_parts(directory, family, device, precision, None)
+        self.parts: Parts = load_parts(directory, family, device, device, precision)
         self._stage = TokenStage(self.parts.t3, family)
         self._voice = on_device(prepared_default(self.parts), self.parts)
         self._family = family

@@ -185,9 +185,10 @@ def _stages() -> Iterator[timeseries.Panel]:
     )
     yield graph(
         "Split overlap",
-        [("{{worker}}", _rate("tts_worker_stage_seconds_total", "worker", _MODEL_STAGE))],
-        "How many stages of the model are at work at once. Above 1, two devices work at the same time.",
-        limit=1,
+        [("{{worker}}", _rate("tts_worker_stage_overlap_seconds_total", "worker"))],
+        "Share of the time in which two stages of a worker's model are at work at once: tokens and sound.",
+        unit="percentunit",
+        top=1,
     )
     yield graph(
         "Waiting inside the worker",

@@ -3,14 +3,15 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.chatterbox import upstream
-from tests.chatterbox.speaking import ALL, LENGTH, clip, distance
-from tests.chatterbox.test_parity import rendered, tokens_of
+from tests.chatterbox.speaking import ALL, LENGTH, clip, distance, render
+from tests.chatterbox.test_parity import tokens_of
 from worker.config import ChatterboxOptions
-from worker.models.chatterbox.conditionals import prepare
+from worker.models.chatterbox.conditionals import on_device, prepare
 from worker.models.chatterbox.family import FAMILIES
 from worker.models.chatterbox.model import ChatterboxModel
 from worker.models.chatterbox.text import to_ids
@@ -37,6 +38,7 @@ def test_tokens_and_wave_are_upstreams_at_full_size(model_id: str, tmp_path: Pat
         assert ours == theirs
         sys.stdout.write(f"{model_id}: {len(ours)} tokens of {text!r} as upstream's\n")
     tokens = ours[:10]
-    difference = distance(rendered(model, voice, tokens), upstream.wave(parts, family, voice, tokens, seed=3))
+    wave = np.concatenate(render(model, on_device(voice, parts), tokens, seed=3))
+    difference = distance(wave, upstream.wave(parts, family, voice, tokens, seed=3))
     sys.stdout.write(f"{model_id}: wave of {len(tokens)} tokens differs by {difference:.1e}\n")
     assert difference < 1e-5

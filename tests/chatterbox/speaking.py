@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from wire.segment import SegmentRequest
 from worker.models.base import Clip
+from worker.models.chatterbox.conditionals import Voice
 from worker.models.chatterbox.family import FAMILIES
 from worker.models.chatterbox.model import ChatterboxModel
+from worker.models.chatterbox.s3gen import SoundRun, next_rendering
 
 ALL = tuple(FAMILIES)
 # Turbo counts the text in: see `tiny.make`.
@@ -69,6 +71,22 @@ def speak(
             if output.finished:
                 del running[number]
     return pcm
+
+
+def render(
+    model: ChatterboxModel, voice: Voice, tokens: Sequence[int], seed: int, *, chunk: int | None = None
+) -> list[NDArray[np.float32]]:
+    """Return the pieces of sound of tokens that come one by one, without the watermark; in chunks if there are any."""
+    stage, family = model._get().sound_stage, model._family
+    run, rendered, pieces = SoundRun(voice, seed), 0, []
+    for known in range(1, len(tokens) + 1):
+        is_whole = known == len(tokens)
+        while found := next_rendering(voice, tokens[:known], rendered, is_whole=is_whole, family=family, chunk=chunk):
+            rendered, rendering = found
+            run.renderings.append(rendering)
+            while run.is_due:
+                pieces += [piece for piece in stage.advance([run]) if piece is not None]
+    return pieces
 
 
 def samples(pcm: bytes) -> NDArray[np.float64]:

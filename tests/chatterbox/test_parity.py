@@ -1,15 +1,15 @@
 """What the pipeline makes is what upstream's own loops make of the same weights, tokens and noise."""
 
+import numpy as np
 import pytest
 import torch
 
 from tests.chatterbox import upstream
 from tests.chatterbox.conftest import Models
-from tests.chatterbox.speaking import ALL, LENGTH, clip, distance, segment
-from worker.models.chatterbox.conditionals import prepare, prepared_default
+from tests.chatterbox.speaking import ALL, LENGTH, clip, distance, render, segment
+from worker.models.chatterbox.conditionals import on_device, prepare, prepared_default
 from worker.models.chatterbox.family import FAMILIES
 from worker.models.chatterbox.model import ChatterboxModel
-from worker.models.chatterbox.s3gen import SoundRun
 from worker.models.chatterbox.text import to_ids
 
 TEXTS = ("Hello there, friend.", "Why not?", "It is 7 o'clock: tea.")
@@ -44,19 +44,6 @@ def test_greedy_tokens_are_upstreams(model_id: str, loaded: Models) -> None:
     assert len(made) >= 5
 
 
-def rendered(model: ChatterboxModel, prepared: bytes, tokens: list[int]) -> torch.Tensor:
-    """Return the sound of tokens as the pipeline makes it, without the watermark."""
-    loaded = model._get()
-    run = SoundRun(model._voices.take("", prepared, loaded.parts), seed=3, tokens=tokens, is_whole=True)
-    model._voices.clear()
-    pieces = []
-    while not run.has_ended:
-        piece = loaded.sound_stage.advance(run)
-        if piece is not None:
-            pieces.append(torch.from_numpy(piece))
-    return torch.cat(pieces)
-
-
 @pytest.mark.parametrize("model_id", ALL)
 @pytest.mark.parametrize("count", [1, 25, 120])
 def test_the_wave_is_upstreams_for_the_same_tokens_and_noise(model_id: str, count: int, loaded: Models) -> None:
@@ -64,4 +51,5 @@ def test_the_wave_is_upstreams_for_the_same_tokens_and_noise(model_id: str, coun
     parts = model._get().parts
     prepared = prepare(clip(seconds=LENGTH[model_id]), parts, family)
     tokens = torch.randint(0, 6561, (count,), generator=torch.Generator().manual_seed(count)).tolist()
-    assert distance(rendered(model, prepared, tokens), upstream.wave(parts, family, prepared, tokens, seed=3)) < 1e-5
+    ours = np.concatenate(render(model, on_device(prepared, parts), tokens, seed=3))
+    assert distance(ours, upstream.wave(parts, family, prepared, tokens, seed=3)) < 1e-5

@@ -5,32 +5,13 @@ import pytest
 import torch
 
 from tests.chatterbox.conftest import Models
-from tests.chatterbox.speaking import ALL, LENGTH, clip, distance, samples, segment, speak
+from tests.chatterbox.speaking import ALL, LENGTH, clip, distance, render, samples, segment, speak
 from wire.segment import Resume
-from worker.models.chatterbox.model import CHUNK_TOKENS, ChatterboxModel
-from worker.models.chatterbox.s3gen import LOOK_AHEAD_TOKENS, SoundRun
-
-
-def render(model: ChatterboxModel, voice: bytes, tokens: list[int], *, at_once: bool) -> list[np.ndarray]:
-    """Return the pieces of sound, from all the tokens at once, or from tokens that come one by one."""
-    loaded = model._get()
-    stage = loaded.sound_stage
-    run = SoundRun(model._voices.take("", voice, loaded.parts), seed=5, tokens=list(tokens) if at_once else [])
-    run.is_whole = at_once
-    model._voices.clear()
-    pieces = []
-    for token in [] if at_once else tokens:
-        run.tokens.append(token)
-        while stage.can_advance(run):
-            piece = stage.advance(run)
-            if piece is not None:
-                pieces.append(piece)
-    run.is_whole = True
-    while not run.has_ended:
-        piece = stage.advance(run)
-        if piece is not None:
-            pieces.append(piece)
-    return pieces
+from worker.models.chatterbox.conditionals import on_device
+from worker.models.chatterbox.family import ENGLISH
+from worker.models.chatterbox.flow import LOOK_AHEAD_TOKENS
+from worker.models.chatterbox.model import CHUNK_TOKENS
+from worker.models.chatterbox.s3gen import next_rendering
 
 
 @pytest.mark.parametrize("model_id", ALL)
@@ -38,16 +19,12 @@ def render(model: ChatterboxModel, voice: bytes, tokens: list[int], *, at_once: 
 def test_chunks_are_the_whole(model_id: str, seconds_less: float, loaded: Models) -> None:
     model = loaded(model_id, stream="chunk")
     # Half a second less, and the voice's own tokens do not end where a block of the flow does.
-    voice = model.prepare_voice(clip(seconds=LENGTH[model_id] - seconds_less))
+    prepared = model.prepare_voice(clip(seconds=LENGTH[model_id] - seconds_less))
+    voice = on_device(prepared, model._get().parts)
     tokens = torch.randint(0, 6561, (83,), generator=torch.Generator().manual_seed(1)).tolist()
-    pieces = render(model, voice, tokens, at_once=False)
+    pieces = render(model, voice, tokens, seed=5, chunk=CHUNK_TOKENS)
     assert len(pieces) >= 3, "nothing was given out before the end"
-    stage = model._get().sound_stage
-    stage._chunk, before = None, stage._chunk  # one rendering, with the blocks of the flow as they are
-    try:
-        whole = render(model, voice, tokens, at_once=True)
-    finally:
-        stage._chunk = before
+    whole = render(model, voice, tokens, seed=5)  # one rendering, with the blocks of the flow as they are
     assert distance(np.concatenate(pieces), np.concatenate(whole)) < 1e-5
 
 
@@ -71,11 +48,11 @@ def test_a_resumed_segment_ends_as_the_undisturbed_one(model_id: str, loaded: Mo
 
 
 def test_a_chunk_needs_its_look_ahead(loaded: Models) -> None:
-    model = loaded("chatterbox", stream="chunk")
-    loaded_parts = model._get()
-    voice = model._voices.take("", loaded_parts.default_voice, loaded_parts.parts)
-    run = SoundRun(voice, seed=1)
-    run.tokens = [1] * (CHUNK_TOKENS + LOOK_AHEAD_TOKENS - 1)
-    assert not loaded_parts.sound_stage.can_advance(run)
-    run.tokens.append(1)
-    assert loaded_parts.sound_stage.can_advance(run)
+    loaded_parts = loaded("chatterbox", stream="chunk")._get()
+    voice = on_device(loaded_parts.default_voice, loaded_parts.parts)
+
+    def found(count: int) -> object:
+        return next_rendering(voice, [1] * count, 0, is_whole=False, family=ENGLISH, chunk=CHUNK_TOKENS)
+
+    assert found(CHUNK_TOKENS + LOOK_AHEAD_TOKENS - 1) is None
+    assert found(CHUNK_TOKENS + LOOK_AHEAD_TOKENS) is not None

@@ -91,10 +91,26 @@ def test_the_configuration_is_frozen() -> None:
         read().slots = 3  # type: ignore[misc]
 
 
+def test_a_worker_on_two_devices_has_both_in_its_name() -> None:
+    one = read("--model", "chatterbox", "--device", "cuda:1")
+    assert (one.device, one.split, one.devices) == ("cuda:1", (), ("cuda:1",))
+    # The unit sets a device; the operator's choice of two goes before it.
+    two = read("--model", "chatterbox", "--split", "cuda:0, cuda:1", TTS_WORKER_DEVICE="cuda:0")
+    assert (two.device, two.split, two.devices) == ("cuda:0,cuda:1", ("cuda:0", "cuda:1"), ("cuda:0", "cuda:1"))
+
+
 IMPOSSIBLE = [
     (["--model", "parrot"], "--model is 'parrot'; it must be one of embedded, chatterbox"),
     (["--slots", "0"], "--slots is '0'; it must be a whole number from 1 to 4096"),
-    (["--checkpoint", "/srv/weights"], "--checkpoint, --precision, --stream, --watermark and --voice-cache-mb are for"),
+    (
+        ["--checkpoint", "/srv/weights"],
+        "--cfm-steps and --reference-seconds are for the Chatterbox models, but --model",
+    ),
+    (["--split", "cuda:0,cuda:1"], "--split is for the Chatterbox models, which have two stages, but --model"),
+    (["--model", "chatterbox", "--split", "cuda:0"], "--split is 'cuda:0'; it must be two devices, like cuda:0,cuda:1"),
+    (["--model", "chatterbox", "--cfm-steps", "0"], "--cfm-steps is '0'; it must be a whole number from 1 to 100"),
+    (["--model", "chatterbox", "--reference-seconds", "11"], "--reference-seconds is '11'"),
+    (["--model", "chatterbox", "--sound-batch", "0"], "--sound-batch is '0'"),
     (
         ["--model", "chatterbox", "--precision", "int4"],
         "--precision is 'int4'; it must be one of auto, fp32, tf32, bf16",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wire.errors import ErrorCode, TtsError
 from worker.models.base import Clip
-from worker.models.chatterbox.family import FRAMES_A_TOKEN, SAMPLE_RATE, SPEECH_IDS, Family
+from worker.models.chatterbox.family import FRAMES_A_TOKEN, SAMPLE_RATE, SPEECH_IDS, TOKENS_A_SECOND, Family
 from worker.models.chatterbox.upstream import Parts
 
 _S3_RATE = 16_000
@@ -98,21 +98,29 @@ def _prompt(reference: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def on_device(prepared: bytes, parts: Parts) -> Voice:
-    """Bring a prepared voice to the device and compute what every segment of it begins with.
+def on_device(prepared: bytes, parts: Parts, reference_seconds: int = _REFERENCE_SECONDS) -> Voice:
+    """Bring a prepared voice to the devices and compute what every segment of it begins with.
+
+    Of its recording the flow hears the first `reference_seconds`. What was prepared has all ten, so that workers with
+    other settings can use it.
 
     Raises:
         TtsError: `unusable_clip` (param `voice`): not bytes that `prepare` made.
     """
     tensors = _checked(prepared)
-    t3, device = parts.t3, parts.device
+    t3, device, sound_device = parts.t3, parts.device, parts.s3gen.device
+    heard = reference_seconds * TOKENS_A_SECOND
     with torch.inference_mode():
-        return Voice(
+        voice = Voice(
             prefix=_prefix(t3, tensors["speaker_emb"].to(device), tensors["t3_prompt"].long().to(device)),
-            prompt_token=tensors["prompt_token"].long().to(parts.s3gen.device),
-            prompt_feat=tensors["prompt_feat"].to(parts.s3gen.device),
-            embedding=tensors["embedding"].to(parts.s3gen.device),
+            prompt_token=tensors["prompt_token"][:, :heard].long().to(sound_device),
+            prompt_feat=tensors["prompt_feat"][:, : heard * FRAMES_A_TOKEN].to(sound_device),
+            embedding=tensors["embedding"].to(sound_device),
         )
+    if sound_device.type == "cuda":
+        # The sound stage has a thread and a stream of its own, and may look at it at once.
+        torch.cuda.current_stream(sound_device).synchronize()
+    return voice
 
 
 def _prefix(t3: torch.nn.Module, speaker: Tensor, prompt: Tensor) -> Tensor:
@@ -165,8 +173,9 @@ def _levelled(wav: np.ndarray) -> np.ndarray:
 class VoiceCache:
     """The voices on the device, the least recently used ones given up first. One writer: the engine thread."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, reference_seconds: int = _REFERENCE_SECONDS) -> None:
         self._limit = limit_bytes
+        self._reference_seconds = reference_seconds
         self._voices: OrderedDict[str, Voice] = OrderedDict()
         self._bytes = 0
         self.hits = 0
@@ -186,7 +195,7 @@ class VoiceCache:
             self.hits += 1
             return voice
         self.misses += 1
-        voice = on_device(prepared, parts)
+        voice = on_device(prepared, parts, self._reference_seconds)
         self._voices[key] = voice
         self._bytes += voice.bytes
         while self._bytes > self._limit and len(self._voices) > 1:

@@ -28,11 +28,14 @@ class NotInstalled(Exception):
 class LateModel:
     """Implements `CloningModel[Utterance]` by a `ChatterboxModel` that is made at the first `load`, and kept."""
 
-    def __init__(self, options: ChatterboxOptions, model: str, device: str, batch: int | None) -> None:
+    def __init__(
+        self, options: ChatterboxOptions, model: str, device: str, batch: int | None, sound_device: str | None = None
+    ) -> None:
         self._options = options
         self._family = FAMILIES[model]
         self._device = device
         self._batch = batch
+        self._sound_device = sound_device
         # Written once, by the engine's thread; the event loop sees none of it or all.
         self._model: ChatterboxModel | None = None
 
@@ -79,7 +82,7 @@ class LateModel:
                 f"{self._family.id} needs the package {error.name}, which is not installed here: "
                 "pip install 'chatterbox-gateway[chatterbox]', or as docs/chatterbox.md has it"
             ) from error
-        return ChatterboxModel(self._options, self._family.id, self._device, self._batch)
+        return ChatterboxModel(self._options, self._family.id, self._device, self._batch, self._sound_device)
 
     def _made(self) -> ChatterboxModel:
         assert self._model is not None, "used before load"

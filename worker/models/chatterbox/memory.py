@@ -56,6 +56,16 @@ def needed(family: Family, *, is_half: bool, slots: int) -> Need:
     return Need(round(weights * 1e6), slot, slots)
 
 
+def by_device(family: Family, devices: tuple[str, str], *, is_half: bool, slots: int) -> dict[str, Need]:
+    """Return what each device must have: that of the token stage, and that of the sound stage if it is another."""
+    whole = needed(family, is_half=is_half, slots=slots)
+    tokens, sound = devices
+    if tokens == sound:
+        return {tokens: whole}
+    of_sound = round((_S3GEN_PARAMETERS * 4 - (_ESTIMATOR_PARAMETERS * 2 if is_half else 0)) * 1e6)
+    return {tokens: Need(whole.weights - of_sound, whole.slot, slots), sound: Need(of_sound, 0, slots)}
+
+
 def filled(need: Need, free: int) -> Need:
     """Return the need of as many slots as fit into `free`: at least one, of which `check` then says that it does not,
     and at most `MOST_SLOTS`."""
@@ -84,7 +94,7 @@ def check(device: str, model: str, need: Need, *, free: int, total: int, holders
 
 
 def _fitting(need: Need, free: int) -> int:
-    return (free - need.weights - _WORK_BYTES) // need.slot
+    return (free - need.weights - _WORK_BYTES) // need.slot if need.slot else 0
 
 
 def _gib(count: int) -> str:

@@ -1,75 +1,93 @@
-"""Chatterbox, Turbo and Multilingual as the engine sees them: tokens first, sound second."""
+"""Chatterbox, Turbo and Multilingual as the engine sees them: tokens on its own thread, sound on another."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import gc
 import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from wire.errors import ErrorCode, TtsError
+from wire.errors import TtsError
 from wire.link import ModelInfo
 from wire.segment import SegmentRequest
 from worker.config import ChatterboxOptions
 from worker.figures import ModelFigures
-from worker.models.base import Clip, DeviceLost, StepOutput
-from worker.models.chatterbox import conditionals, guards, memory
+from worker.models.base import Clip, StepOutput
+from worker.models.chatterbox import conditionals, memory
+from worker.models.chatterbox.clock import StageClock
 from worker.models.chatterbox.conditionals import VoiceCache
-from worker.models.chatterbox.family import DEFAULT_VOICE, FAMILIES, SILENCE, SPEECH_IDS, TOKENS_A_SECOND
+from worker.models.chatterbox.devices import device_faults, find_room, precision_of
+from worker.models.chatterbox.family import DEFAULT_VOICE, FAMILIES, SILENCE, TOKENS_A_SECOND
 from worker.models.chatterbox.guards import Guard
-from worker.models.chatterbox.noise import reseeded
-from worker.models.chatterbox.s3gen import SoundRun, SoundStage
-from worker.models.chatterbox.sampler import Sampling
+from worker.models.chatterbox.narrator import Narrator
+from worker.models.chatterbox.s3gen import SoundStage
+from worker.models.chatterbox.sounding import STAGE as SOUND_STAGE
+from worker.models.chatterbox.sounding import SoundThread
 from worker.models.chatterbox.t3 import TokenStage
 from worker.models.chatterbox.text import to_ids
 from worker.models.chatterbox.upstream import Parts, Precision, load_parts
-from worker.models.chatterbox.utterance import Part, Utterance, checkpoint_of, resumed
+from worker.models.chatterbox.utterance import Part, Utterance, resumed
 from worker.models.chatterbox.watermark import Marker
 
 log = logging.getLogger("worker.models.chatterbox")
 
 CHUNK_TOKENS = 25
-STAGES = ("decode", "vocode", "prepare")
+STAGES = ("decode", SOUND_STAGE, "prepare")
 
 _BYTES_A_SAMPLE = 2
-_WATERMARK_WAIT_SECONDS = 0.005
-_PART_SEEDS = 1000  # attempts at the first part come before these
+_SOUND_WAIT_SECONDS = 0.005
+# On a GPU a step of the flow for several takes hardly longer than for one; on a CPU as much longer as they are more.
+_SOUND_BATCH_GPU = 8
+_SOUND_BATCH_CPU = 1
 
 
 class ChatterboxModel:
-    """Implements `CloningModel[Utterance]`. The same segment gives the same samples, whoever else is speaking."""
+    """Implements `CloningModel[Utterance]`. The same segment gives the same samples, whoever else is speaking.
 
-    def __init__(self, options: ChatterboxOptions, model: str, device: str, batch: int | None = 1) -> None:
+    The engine thread owns the token stage and all utterances; the sound stage has a thread of its own, and its own
+    device where one is given. `batch` is how many segments there are at once, in both stages together.
+    """
+
+    def __init__(
+        self,
+        options: ChatterboxOptions,
+        model: str,
+        device: str,
+        batch: int | None = 1,
+        sound_device: str | None = None,
+    ) -> None:
         self._options = options
         self._batch = batch  # None: as many as there is memory for
         self._memory = ""
         self._family = FAMILIES[model]
         self._device = device
+        self._sound_device = sound_device or device
+        self._sound_batch = options.sound_batch or (
+            _SOUND_BATCH_GPU if self._sound_device.startswith("cuda") else _SOUND_BATCH_CPU
+        )
         self._chunk = CHUNK_TOKENS if options.stream == "chunk" else None
-        self._precision = _precision(options.precision, device)
+        self._precision = precision_of(options.precision, device)
         self._loaded: _Loaded | None = None
-        self._voices = VoiceCache(options.voice_cache_bytes)
+        self._voices = VoiceCache(options.voice_cache_bytes, options.reference_seconds)
         # Plain totals since the start, written by the engine thread and read by anybody.
         self.tokens = 0
         self._watermark_seconds = 0.0  # of the markers before this one
-        self.stage_seconds = dict.fromkeys(STAGES, 0.0)
         self.guards: dict[Guard, int] = dict.fromkeys(Guard, 0)
+        # Both threads tell it when they work.
+        self.clock = StageClock(STAGES)
 
     def info(self) -> ModelInfo:
         return self._family.info(watermark=self._options.watermark)
 
     def figures(self) -> ModelFigures:
+        stages, overlap = self.clock.read()
         return ModelFigures(
             tokens=self.tokens,
-            stage_seconds={**self.stage_seconds, "watermark": self._watermark_seconds + _marking(self._loaded)},
+            stage_seconds={**stages, "watermark": self._watermark_seconds + _marking(self._loaded)},
+            overlap_seconds=overlap,
             conditionals_hits=self._voices.hits,
             conditionals_misses=self._voices.misses,
             conditionals_evictions=self._voices.evictions,
@@ -83,6 +101,11 @@ class ChatterboxModel:
             "watermark": "perth" if self._options.watermark else "off",
             "checkpoint": self._options.checkpoint,
             "memory": self._memory,
+            "cfm_steps": self._options.cfm_steps or self._family.flow_steps,
+            "reference_seconds": self._options.reference_seconds,
+            "sound_batch": self._sound_batch,
+            "token_device": self._device,
+            "sound_device": self._sound_device,
             "torch": torch.__version__,
         }
 
@@ -92,49 +115,69 @@ class ChatterboxModel:
         directory = locate(self._options.checkpoint, self._family)
         # First what takes no time and may say no; the rest takes a minute.
         marker = Marker(enabled=self._options.watermark)
-        room = self._find_room() if self._device.startswith("cuda") else None
-        with _device_faults():
-            parts = load_parts(directory, self._family, self._device, self._precision, self._chunk)
+        room = self._find_room()
+        with device_faults():
+            parts = load_parts(directory, self._family, self._device, self._sound_device, self._precision)
+        token_stage = TokenStage(parts.t3, self._family)
+        sound_stage = SoundStage(parts.s3gen, self._family, self._chunk, self._options.cfm_steps)
+        sound = SoundThread(sound_stage, marker, self.clock, parts.s3gen.device, self._sound_batch)
+        sound.start()
         self._loaded = _Loaded(
             parts=parts,
-            token_stage=TokenStage(parts.t3, self._family),
-            sound_stage=SoundStage(parts.s3gen, self._family, self._chunk),
+            token_stage=token_stage,
+            sound_stage=sound_stage,
+            sound=sound,
+            narrator=Narrator(parts, self._family, token_stage, sound, self._chunk, self.guards),
             marker=marker,
             default_voice=conditionals.prepared_default(parts),
         )
         return room
 
-    def _find_room(self) -> int:
-        """Return how many segments at once there is memory for, of those that were asked for.
+    def _find_room(self) -> int | None:
+        """Return how many segments at once there is memory for, of those that were asked for; None for a CPU.
 
         Raises:
-            NoRoom: there is not so much.
+            NoRoom: a device has not so much.
         """
-        free, total = torch.cuda.mem_get_info(self._device)
-        need = memory.needed(self._family, is_half=self._precision is Precision.BF16, slots=self._batch or 1)
-        if self._batch is None:
-            need = memory.filled(need, free)
-        holders = _holders(str(torch.cuda.get_device_properties(self._device).uuid))
-        memory.check(self._device, self._family.id, need, free=free, total=total, holders=holders)
-        self._memory = memory.sum_of(need, free)
-        log.info("device=%s memory: %s", self._device, self._memory)
-        return need.slots
+        needs = memory.by_device(
+            self._family,
+            (self._device, self._sound_device),
+            is_half=self._precision is Precision.BF16,
+            slots=self._batch or 1,
+        )
+        found = {
+            device: find_room(device, self._family.id, need, fill=self._batch is None)
+            for device, need in needs.items()
+            if device.startswith("cuda")
+        }
+        self._memory = "; ".join(words for _, words in found.values())
+        if self._memory:
+            log.info("memory: %s", self._memory)
+        # The slots are the token stage's: what it keeps of each text is what grows with them.
+        return found[self._device][0].slots if self._device in found else None
 
     def warm_up(self) -> None:
         request = SegmentRequest("warm-up", 0, "Warming up.", self._family.id, DEFAULT_VOICE, seed=1)
         utterance = self.prefill(request)
         self.step([utterance])
         # Then tokens that are given: even a model that comes to no end with this text gets ready.
-        utterance.run = utterance.sound = None
-        utterance.parts = [Part(request.text, request.seed, [SILENCE] * TOKENS_A_SECOND, is_whole=True)]
-        self._begin_sound(utterance)
-        while not self.step([utterance])[0].finished:
-            pass
+        self.cancel(utterance)
+        utterance = Utterance(
+            request,
+            utterance.voice,
+            [Part(request.text, request.seed, [SILENCE] * TOKENS_A_SECOND, is_whole=True)],
+            skip_bytes=0,
+        )
+        self._get().narrator.begin(utterance)
+        while not (output := self.step([utterance])[0]).finished:
+            if output.error is not None:
+                raise output.error
 
     def unload(self) -> None:
-        if self._loaded is not None:
-            self._loaded.marker.close()
         loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            loaded.sound.stop()
+            loaded.marker.close()
         self._watermark_seconds += _marking(loaded)
         del loaded
         self._voices.clear()
@@ -147,14 +190,14 @@ class ChatterboxModel:
         return self._get().parts.format
 
     def prepare_voice(self, clip: Clip) -> bytes:
-        with self._spent("prepare"), _device_faults():
+        with self.clock.at_work("prepare"), device_faults():
             return conditionals.prepare(clip, self._get().parts, self._family)
 
     def prefill(self, request: SegmentRequest, voice: bytes | None = None) -> Utterance:
         loaded = self._get()
         # Refuses what cannot be spoken before anything is computed.
         to_ids(request.text, request.language, loaded.parts, self._family)
-        with _device_faults():
+        with device_faults():
             held = self._voices.take(request.voice_sha256 or "", voice or loaded.default_voice, loaded.parts)
             parts = [Part(request.text, request.seed)]
             skip = 0
@@ -162,168 +205,42 @@ class ChatterboxModel:
                 skip = request.resume.delivered_samples * _BYTES_A_SAMPLE
                 parts = resumed(request.resume.checkpoint, request) or parts
             utterance = Utterance(request, held, parts, skip)
-            self._begin_part(utterance)
-            self._begin_sound(utterance)
+            loaded.narrator.begin(utterance)
         return utterance
 
     def step(self, states: Sequence[Utterance]) -> list[StepOutput]:
-        """Draw a token for all that have more to say, and do one piece of sound work for the oldest that can."""
-        with _device_faults():
-            decoding = [u for u in states if u.run is not None]
-            failed: dict[int, Exception] = {}
-            if decoding:
-                with self._spent("decode"):
-                    self._get().token_stage.step([u.run for u in decoding if u.run is not None])
-                self.tokens += len(decoding)
-                for utterance in decoding:
-                    try:
-                        self._after_token(utterance)
-                    except TtsError as error:
-                        failed[id(utterance)] = error
-            oldest = next((u for u in states if id(u) not in failed and self._can_sound(u)), None)
-            if oldest is not None:
-                with self._spent("vocode"):
-                    self._sound(oldest)
-        if not decoding and oldest is None:
-            self._wait_for_marks(states)
-        return [StepOutput(error=failed[id(u)]) if id(u) in failed else self._collect(u) for u in states]
+        """Draw a token for all that have more to say, and collect what the sound stage has made meanwhile.
+
+        Raises:
+            DeviceLost: a device, or the sound stage, is of no use any more.
+        """
+        loaded = self._get()
+        loaded.sound.check()
+        decoding = [u for u in states if u.run is not None]
+        failed: dict[int, TtsError] = {}
+        if decoding:
+            with device_faults(), self.clock.at_work("decode"):
+                loaded.token_stage.step([u.run for u in decoding if u.run is not None])
+            self.tokens += len(decoding)
+            for utterance in decoding:
+                try:
+                    with device_faults():
+                        loaded.narrator.after_token(utterance)
+                except TtsError as error:
+                    loaded.narrator.drop(utterance)
+                    failed[id(utterance)] = error
+        else:
+            # No longer: somebody new may have come, or somebody may have left.
+            loaded.sound.wait(_SOUND_WAIT_SECONDS)
+        return [StepOutput(error=failed[id(u)]) if id(u) in failed else loaded.narrator.collect(u) for u in states]
 
     def cancel(self, state: Utterance) -> None:
-        for future in state.marking:
-            future.cancel()
-        state.run = state.sound = None
+        self._get().narrator.drop(state)
 
     def _get(self) -> _Loaded:
         if self._loaded is None:
             raise RuntimeError("the model is not loaded")
         return self._loaded
-
-    # -- tokens
-
-    def _begin_part(self, utterance: Utterance) -> None:
-        """Begin, or begin again, with the first part that is not whole; nothing where all are."""
-        utterance.run = None
-        part = utterance.decoding
-        if part is None:
-            return
-        loaded, request = self._get(), utterance.request
-        ids: Tensor = to_ids(part.text, request.language, loaded.parts, self._family)
-        sampling = Sampling.of(self._family, request.parameters, reseeded(part.seed, part.attempt))
-        exaggeration = request.parameters.get("exaggeration", self._family.defaults.get("exaggeration", 0.0))
-        utterance.run = loaded.token_stage.begin(utterance.voice, ids, sampling, exaggeration, part.tokens)
-        part.tokens = utterance.run.tokens
-
-    def _after_token(self, utterance: Utterance) -> None:
-        """Judge what there is of the part, and go on to the next when it is whole.
-
-        Raises:
-            TtsError: `segment_failed`: the model makes nothing of this text that could be its speech.
-        """
-        part, run = utterance.decoding, utterance.run
-        assert part is not None
-        assert run is not None
-        if not run.has_ended:
-            if len(part.tokens) >= guards.most_tokens(part.text):
-                self._lost(utterance, part)
-            return
-        if (guard := guards.judge(part.text, part.tokens)) is not None:
-            self.guards[guard] += 1
-            if part.attempt < guards.MAX_REROLLS and not utterance.has_sounded:
-                self._reroll(utterance, part)
-                return
-            if not part.tokens:
-                raise _failed("the model ends at once, without a sound", part.text)
-            if not utterance.has_sounded and self._chunk is None:
-                part.tokens = guards.without_trailing_silence(part.tokens)
-        part.is_whole = True
-        self._begin_part(utterance)
-        self._begin_sound(utterance)
-
-    def _lost(self, utterance: Utterance, part: Part) -> None:
-        """The model does not come to an end: cut the text in two, or try again; never cut the sound."""
-        self.guards[Guard.NO_END] += 1
-        if utterance.has_sounded:
-            raise _failed("the model did not come to an end, after its sound was on the way", part.text)
-        cut = guards.halves(part.text)
-        if cut is not None and len(utterance.parts) < guards.MAX_PARTS:
-            number = utterance.parts.index(part)
-            first = len(utterance.parts) + _PART_SEEDS
-            seeds = [reseeded(utterance.request.seed, first + i) for i in range(2)]
-            utterance.parts[number : number + 1] = [Part(text, seed) for text, seed in zip(cut, seeds, strict=True)]
-            self._begin_part(utterance)
-            self._begin_sound(utterance)
-        elif part.attempt < guards.MAX_REROLLS:
-            self._reroll(utterance, part)
-        else:
-            raise _failed(f"the model did not come to an end within {len(part.tokens)} tokens", part.text)
-
-    def _reroll(self, utterance: Utterance, part: Part) -> None:
-        part.attempt += 1
-        part.tokens = []
-        utterance.sound = None
-        self._begin_part(utterance)
-        self._begin_sound(utterance)
-
-    # -- sound
-
-    def _begin_sound(self, utterance: Utterance) -> None:
-        """Point the sound stage at the part whose turn it is: at once in chunks, else when all are whole.
-
-        All, so that a later part that cannot be spoken is known before the first byte.
-        """
-        if utterance.sounding == len(utterance.parts):
-            utterance.sound = None
-            return
-        if self._chunk is None and utterance.decoding is not None:
-            return
-        part = utterance.parts[utterance.sounding]
-        if utterance.sound is None:
-            number = utterance.sounding
-            seed = utterance.request.seed if number == 0 else reseeded(utterance.request.seed, _PART_SEEDS + number)
-            utterance.sound = SoundRun(utterance.voice, seed)
-        utterance.sound.tokens = part.tokens
-        utterance.sound.is_whole = part.is_whole
-
-    def _can_sound(self, utterance: Utterance) -> bool:
-        return utterance.sound is not None and self._get().sound_stage.can_advance(utterance.sound)
-
-    def _sound(self, utterance: Utterance) -> None:
-        assert utterance.sound is not None
-        # An index beyond the flow's table is a fault of the device. The sampler cannot draw one; a checkpoint may lie.
-        assert all(0 <= token < SPEECH_IDS for token in utterance.sound.tokens[utterance.sound.rendered :])
-        piece = self._get().sound_stage.advance(utterance.sound)
-        if piece is not None:
-            utterance.has_sounded = True
-            utterance.marking.append(self._get().marker.mark(piece))
-        if utterance.sound.has_ended:
-            utterance.sound = None
-            utterance.sounding += 1
-            self._begin_sound(utterance)
-
-    def _wait_for_marks(self, states: Sequence[Utterance]) -> None:
-        pending = [u.marking[0] for u in states if u.marking]
-        concurrent.futures.wait(
-            pending, timeout=_WATERMARK_WAIT_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
-        )
-
-    def _collect(self, utterance: Utterance) -> StepOutput:
-        """Give out the sound that has its mark, in order."""
-        pcm = b""
-        while utterance.marking and utterance.marking[0].done():
-            pcm += utterance.marking.popleft().result()
-        finished = utterance.sounding == len(utterance.parts) and not utterance.marking
-        skipped = min(utterance.skip_bytes, len(pcm))
-        utterance.skip_bytes -= skipped
-        pcm = pcm[skipped:]
-        return StepOutput(pcm, checkpoint_of(utterance) if pcm and not finished else None, finished)
-
-    @contextmanager
-    def _spent(self, stage: str) -> Iterator[None]:
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.stage_seconds[stage] += time.monotonic() - began
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,50 +248,11 @@ class _Loaded:
     parts: Parts
     token_stage: TokenStage
     sound_stage: SoundStage
+    sound: SoundThread
+    narrator: Narrator
     marker: Marker
     default_voice: bytes
 
 
 def _marking(loaded: _Loaded | None) -> float:
     return loaded.marker.seconds if loaded is not None else 0.0
-
-
-@contextmanager
-def _device_faults() -> Iterator[None]:
-    """Turn a fault of the device into `DeviceLost`: its context is gone, and every later call in this process fails."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except torch.AcceleratorError as error:
-        raise DeviceLost(f"{type(error).__name__}: {str(error)[:200]}") from error
-
-
-def _holders(uuid: str) -> list[str]:
-    """Name the processes on a GPU and what they hold; none where the driver does not tell."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
-        running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    except pynvml.NVMLError:
-        return []
-    return [f"{_name(one.pid)} (pid {one.pid}) {(one.usedGpuMemory or 0) / (1 << 30):.2f} GiB" for one in running]
-
-
-def _name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return "a process elsewhere"
-
-
-def _precision(asked: str, device: str) -> Precision:
-    if asked == "auto":
-        return Precision.BF16 if device.startswith("cuda") else Precision.FP32
-    return Precision(asked)
-
-
-def _failed(why: str, text: str) -> TtsError:
-    return TtsError(ErrorCode.SEGMENT_FAILED, f"{why}: {text[:60]!r}")

@@ -45,16 +45,13 @@ class Parts:
     voice_encoder: Any
     tokenizer: Any
     builtin_voice: dict[str, dict[str, Any]]
-    device: torch.device
+    device: torch.device  # of T3 and the voice encoder; `s3gen.device` is the other's
     format: str
     description: Mapping[str, Any]  # of a checkpoint that `make-tiny-checkpoint` made; else empty
 
 
-def load_parts(directory: Path, family: Family, device: str, precision: Precision, stream_chunk: int | None) -> Parts:
-    """Load a checkpoint that is laid out as upstream's `from_local` wants it.
-
-    `stream_chunk` is the length in tokens of the blocks that the flow may look at at once, None for all.
-    """
+def load_parts(directory: Path, family: Family, device: str, sound_device: str, precision: Precision) -> Parts:
+    """Load a checkpoint that is laid out as upstream's `from_local` wants it, S3Gen on `sound_device`."""
     description = _description(directory)
     shapes = tiny_shapes() if description.get("size") == "tiny" else contextlib.nullcontext()
     with shapes:
@@ -69,11 +66,8 @@ def load_parts(directory: Path, family: Family, device: str, precision: Precisio
     if family.is_multilingual:
         # Upstream reads where in the text it is from the attention of three layers; only this kind hands it out.
         t3.tfmr.config._attn_implementation = "eager"
-    if stream_chunk is not None:
-        s3gen.flow.encoder.static_chunk_size = stream_chunk
-        s3gen.flow.decoder.estimator.static_chunk_size = 2 * stream_chunk
-    for part in (t3, s3gen, voice_encoder):
-        part.to(device).eval().requires_grad_(False)
+    for part, place in ((t3, device), (s3gen, sound_device), (voice_encoder, device)):
+        part.to(place).eval().requires_grad_(False)
     _without_weight_norm(s3gen.mel2wav)
     apply_precision(t3, s3gen, precision)
     return Parts(

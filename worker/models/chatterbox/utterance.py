@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import concurrent.futures
 import json
 import logging
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,32 +22,44 @@ log = logging.getLogger("worker.models.chatterbox")
 
 @dataclass(slots=True)
 class Part:
-    """A piece of a segment's text: all of it, unless that never came to an end. `tokens` are final once `is_whole`."""
+    """A piece of a segment's text: all of it, unless that never came to an end. `tokens` are final once `is_whole`.
+
+    `sound` is what the sound stage makes of it, once it was given the first `rendered` tokens.
+    """
 
     text: str
     seed: int
     tokens: list[int] = field(default_factory=list)
     is_whole: bool = False
     attempt: int = 0
+    sound: SoundRun | None = None
+    rendered: int = 0
 
 
 @dataclass(slots=True)
 class Utterance:
-    """One segment in progress."""
+    """One segment in progress. The engine thread writes all of it."""
 
     request: SegmentRequest
     voice: Voice
     parts: list[Part]
     skip_bytes: int  # of the sound, that was delivered by another worker
     run: TokenRun | None = None  # of the first part that is not whole
-    sound: SoundRun | None = None
-    sounding: int = 0  # number of the part that `sound` renders
-    marking: deque[concurrent.futures.Future[bytes]] = field(default_factory=deque)
-    has_sounded: bool = False
+    sounding: int = 0  # number of the part whose sound is given out
+    work: int = 0  # pieces of work that had been done for it at the last look
 
     @property
     def decoding(self) -> Part | None:
         return next((part for part in self.parts if not part.is_whole), None)
+
+    @property
+    def has_sounded(self) -> bool:
+        """The sound stage has tokens of it, so that some of its sound may be on the way."""
+        return any(part.sound is not None for part in self.parts)
+
+    @property
+    def is_spoken(self) -> bool:
+        return self.sounding == len(self.parts)
 
 
 def checkpoint_of(utterance: Utterance) -> bytes:
@@ -83,4 +93,6 @@ def _part(body: Mapping[str, Any]) -> Part:
     tokens = np.frombuffer(base64.b64decode(body["tokens"], validate=True), "<u2").tolist()
     if any(token >= SPEECH_IDS for token in tokens):
         raise ValueError("tokens that are no sound")
+    if body["is_whole"] and not tokens:
+        raise ValueError("a whole part without a sound")
     return Part(str(body["text"]), int(body["seed"]), tokens, bool(body["is_whole"]), int(body["attempt"]))

@@ -1,0 +1,66 @@
+"""The devices that a model runs on: how exactly they may compute, whether there is room, and when they are lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from worker.models.base import DeviceLost
+from worker.models.chatterbox import memory
+from worker.models.chatterbox.memory import Need
+from worker.models.chatterbox.upstream import Precision
+
+
+def precision_of(asked: str, device: str) -> Precision:
+    """Return what `auto` means on this device."""
+    if asked == "auto":
+        return Precision.BF16 if device.startswith("cuda") else Precision.FP32
+    return Precision(asked)
+
+
+def find_room(device: str, model: str, need: Need, *, fill: bool) -> tuple[Need, str]:
+    """Return what will be used of a GPU, and the arithmetic for people; `fill`: with as many slots as it has room for.
+
+    Raises:
+        NoRoom: there is not so much.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    if fill and need.slot:
+        need = memory.filled(need, free)
+    holders = _holders(str(torch.cuda.get_device_properties(device).uuid))
+    memory.check(device, model, need, free=free, total=total, holders=holders)
+    return need, f"{device}: {memory.sum_of(need, free)}"
+
+
+@contextmanager
+def device_faults() -> Iterator[None]:
+    """Turn a fault of the device into `DeviceLost`: its context is gone, and every later call in this process fails."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except torch.AcceleratorError as error:
+        raise DeviceLost(f"{type(error).__name__}: {str(error)[:200]}") from error
+
+
+def _holders(uuid: str) -> list[str]:
+    """Name the processes on a GPU and what they hold; none where the driver does not tell."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+        running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except pynvml.NVMLError:
+        return []
+    return [f"{_name(one.pid)} (pid {one.pid}) {(one.usedGpuMemory or 0) / (1 << 30):.2f} GiB" for one in running]
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "a process elsewhere"
