@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from wire.link import WorkerState
@@ -146,6 +146,11 @@ class _ModelSeries(Collector):
         for guard, count in figures.guards.items():
             guards.add_metric((guard,), count)
         yield from (stages, guards)
+        yield GaugeMetricFamily(
+            "tts_worker_stage_overlap_ratio",
+            "Of the time in which a stage of the model was at work since the start, the share in which two were.",
+            value=figures.overlap_seconds / figures.busy_seconds if figures.busy_seconds else 0.0,
+        )
         cache = "tts_worker_conditionals_cache"
         for name, text, value in (
             (

@@ -1,6 +1,7 @@
 """A worker with a random checkpoint: hang-ups in both stages, what /health and /metrics say, loading and unloading."""
 
 import asyncio
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,17 @@ async def test_health_metrics_and_a_second_life(checkpoint: Checkpoints) -> None
         await worker._engine.unload()
         await worker._engine.load()
         assert (await client.speak(segment("chatterbox"))).pcm == first.pcm
+
+
+async def test_a_worker_on_two_devices_is_one_worker_with_both_in_its_name(checkpoint: Checkpoints) -> None:
+    settings = dataclasses.replace(config(checkpoint("chatterbox")), device="cpu,cpu", split=("cpu", "cpu"))
+    async with running(settings) as (worker, client):
+        health = await client.health()
+        assert (health["device"], health["slots"]) == ("cpu,cpu", 2)
+        assert worker._hello().split == ("cpu", "cpu")
+        assert (await client.speak(segment("chatterbox"))).kinds.endswith("D")
+        assert await client.metric("tts_worker_stage_overlap_seconds_total") >= 0
+        assert 0 <= await client.metric("tts_worker_stage_overlap_ratio") < 1
 
 
 async def test_what_is_missing_is_named_with_the_place_that_was_looked_in(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ class StageClock:
         self._at_work = 0
         self._changed = clock()
         self._seconds = dict.fromkeys(stages, 0.0)
+        self._busy_seconds = 0.0
         self._overlap_seconds = 0.0
 
     @contextmanager
@@ -30,14 +31,16 @@ class StageClock:
             with self._lock:
                 self._seconds[stage] += ended - began
 
-    def read(self) -> tuple[dict[str, float], float]:
-        """Return the seconds of each stage, of work that has ended, and those in which two or more were at work."""
+    def read(self) -> tuple[dict[str, float], float, float]:
+        """Return the seconds of each stage, of work that has ended; those in which any was at work; and two or more."""
         with self._lock:
-            return dict(self._seconds), self._overlap_seconds
+            return dict(self._seconds), self._busy_seconds, self._overlap_seconds
 
     def _change(self, by: int) -> float:
         with self._lock:
             now = self._clock()
+            if self._at_work > 0:
+                self._busy_seconds += now - self._changed
             if self._at_work > 1:
                 self._overlap_seconds += now - self._changed
             self._at_work += by

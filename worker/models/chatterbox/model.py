@@ -83,10 +83,11 @@ class ChatterboxModel:
         return self._family.info(watermark=self._options.watermark)
 
     def figures(self) -> ModelFigures:
-        stages, overlap = self.clock.read()
+        stages, busy, overlap = self.clock.read()
         return ModelFigures(
             tokens=self.tokens,
             stage_seconds={**stages, "watermark": self._watermark_seconds + _marking(self._loaded)},
+            busy_seconds=busy,
             overlap_seconds=overlap,
             conditionals_hits=self._voices.hits,
             conditionals_misses=self._voices.misses,
@@ -219,9 +220,11 @@ class ChatterboxModel:
         decoding = [u for u in states if u.run is not None]
         failed: dict[int, TtsError] = {}
         if decoding:
+            runs = [u.run for u in decoding if u.run is not None]
+            before = sum(len(run.tokens) for run in runs)
             with device_faults(), self.clock.at_work("decode"):
-                loaded.token_stage.step([u.run for u in decoding if u.run is not None])
-            self.tokens += len(decoding)
+                loaded.token_stage.step(runs)
+            self.tokens += sum(len(run.tokens) for run in runs) - before
             for utterance in decoding:
                 try:
                     with device_faults():

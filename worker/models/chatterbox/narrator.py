@@ -115,6 +115,7 @@ class Narrator:
         part.tokens = utterance.run.tokens
 
     def _end_run(self, utterance: Utterance) -> None:
+        """Let go of the run. All ways out of a run lead through here."""
         utterance.run = None
 
     def _ended(self, utterance: Utterance, part: Part) -> None:
