@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.host import Host, cannot, need_root
+from tests.deploy.host import Host, cannot, need_root, until
 from tests.deploy.page import commands
 from tests.deploy.wheels import build_own, pack_libraries
 from tests.e2e.ears import Ears, word_error_rate
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 _HOME = "/root/fresh"  # where the wheel was copied to
 _PATIENCE_SECONDS = 240.0  # an installation unpacks 250 MB
@@ -28,11 +28,12 @@ cd {_HOME}
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A machine with Debian's packages and a wheel in the directory of root."""
+    """A machine on which the section "Install" was followed. Before it had Debian's packages and our wheel, no more."""
     need_root()
-    version = subprocess.run(["/usr/bin/python3", "--version"], capture_output=True, text=True, check=False).stdout
-    if version.split()[-1:] == [] or version.split()[1].split(".")[:2] != [str(part) for part in sys.version_info[:2]]:
-        cannot(f"the tests' libraries are for Python {sys.version.split()[0]}, and /usr/bin/python3 is {version!r}")
+    ours = f"Python {sys.version_info.major}.{sys.version_info.minor}."
+    theirs = subprocess.run(["/usr/bin/python3", "--version"], capture_output=True, text=True, check=True).stdout
+    if not theirs.startswith(ours):
+        cannot(f"the tests' libraries are for {ours}*, and /usr/bin/python3 is {theirs.strip()}")
     directory = tmp_path_factory.mktemp("fresh")
     pack_libraries(directory / "libraries")
     wheel = build_own(directory / "wheel")
@@ -41,6 +42,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         made.shell("rm -rf /var/lib/apt/lists/* && mkdir -p /var/lib/apt/lists/partial")
         made.run("mkdir", _HOME)
         shutil.copy(wheel, made.path(_HOME) / wheel.name)
+        [install] = commands("Install")
+        paste(made, install)
         yield made
 
 
@@ -58,8 +61,6 @@ def heard(ears: Ears, host: Host) -> str:
 
 def test_a_newcomer_is_heard_through_nginx_with_a_key(machine: Host):
     ears = Ears()
-    [install] = commands("Install")
-    paste(machine, install)
     assert word_error_rate("Hello. This is my own machine.", heard(ears, machine)) == 0
     keys, site, call = commands("For the public")
     paste(machine, keys + site + call)
@@ -67,3 +68,24 @@ def test_a_newcomer_is_heard_through_nginx_with_a_key(machine: Host):
     # Without the key, not even on the machine itself.
     said = paste(machine, "NAME=tts.example.com\n" + call.replace("Bearer $KEY", "Bearer guessed").split(" -o ")[0])
     assert '"code": "unauthorized"' in said
+
+
+def test_a_newcomer_looks_changes_adds_and_drains(machine: Host):
+    [look] = commands("Look")
+    said = paste(machine, look)
+    assert 'Status: "ready: embedded on cpu' in said
+    assert '"workers"' in said
+    assert "worker-1" in said
+    [change] = commands("Change an option")
+    paste(machine, change)
+    [upgrade] = commands("Upgrade")
+    paste(machine, upgrade)
+    [add] = commands("Add a GPU")
+    paste(machine, add)
+    machine.wait_ready("worker-0", "worker-1", "worker-2")
+    [drain] = commands("Drain")
+    first, second = drain.splitlines()
+    paste(machine, first)
+    assert machine.workers()["worker-1"]["state"] == "draining"
+    paste(machine, second)
+    until(lambda: machine.workers()["worker-1"]["state"] == "ready", "worker-1 to take work again")
