@@ -231,6 +231,7 @@ async def test_the_site_that_we_ship_has_nothing_to_mend(fleet: Fleet, tmp_path:
             one["subject"] for one in report.findings
         }
         assert "sound comes through" in report.about("streaming")[0]["seen"]
+        assert report.about("websocket")[0]["seen"] == "is let through"
         assert re.fullmatch(r"counts for (59|60) more days", report.about("certificate")[0]["seen"])
         stranger = (await fleet.ask_gateway(*url)).ailing()
         assert "the certificate does not count" in stranger["outside"]["seen"]
@@ -249,6 +250,7 @@ async def test_a_proxy_that_heeds_the_gateways_header_keeps_nothing_back(fleet: 
     """nginx buffers by default; X-Accel-Buffering, which each answer has, keeps it from that."""
     report = await ask_through(fleet, tmp_path, "proxy_buffering on;")
     assert report.about("streaming")[0]["level"] == "ok"
+    assert report.ailing()["websocket"]["level"] == "warning"  # which nginx does not pass on by itself
     body = report.ailing()["body size"]
     assert body["seen"] == "/v1/voices: a body of 32 MiB is refused with 413"  # nginx' default is 1 MiB
     assert "wanted for /v1/voices: 33m" in body["command"]

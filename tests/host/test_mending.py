@@ -90,7 +90,7 @@ def of_workers() -> Iterator[Finding]:
     for running in (None, Running("other", "ready", ""), Running("w", "failed", "x")):
         yield from worker.check_running(config, running)
     for device in (Device(trouble="x"), card, replace(card, holders=(Holder(1, "x", 1),))):
-        yield from worker.check_device(config, device, None)
+        yield from worker.check_devices(config, {"cuda:0": device}, None)
     torches = (
         Torch(trouble="x"),
         Torch("1"),

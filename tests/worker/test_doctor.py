@@ -104,45 +104,58 @@ def test_a_torch_that_cannot_be_imported_says_why(tmp_path: Path):
 
 
 def test_memory_that_is_enough_is_shown_with_what_is_needed():
-    found = checks.check_memory(CONFIG, CARD, None)
+    found = checks.check_memory(CONFIG, "cuda:0", CARD, None)
     assert found.level is Level.OK
     assert found.seen.startswith("23.00 GiB of 24.00 GiB free, ")
 
 
 def test_memory_that_others_hold_is_a_problem_with_their_names():
     full = replace(CARD, free_bytes=2 * GIB, holders=(Holder(4711, "python3", 20 * GIB), Holder(12, "Xorg", None)))
-    found = checks.check_memory(CONFIG, full, None)
+    found = checks.check_memory(CONFIG, "cuda:0", full, None)
     assert found.level is Level.PROBLEM
     assert "Held by: python3 (pid 4711) 20.00 GiB, Xorg (pid 12)." in found.seen
     assert found.command.startswith("ps -o pid,user,args -p 4711,12")
-    unnamed = checks.check_memory(CONFIG, replace(full, holders=()), None)
+    unnamed = checks.check_memory(CONFIG, "cuda:0", replace(full, holders=()), None)
     assert unnamed.command.startswith("nvidia-smi")
 
 
 def test_memory_that_this_very_worker_holds_is_no_problem():
     full = replace(CARD, free_bytes=GIB)
-    assert checks.check_memory(CONFIG, full, Running("worker-0", "ready", "")).level is Level.OK
-    assert checks.check_memory(CONFIG, full, Running("worker-0", "failed", "")).level is Level.PROBLEM
-    assert checks.check_memory(CONFIG, full, Running("worker-7", "ready", "")).level is Level.PROBLEM
+    assert checks.check_memory(CONFIG, "cuda:0", full, Running("worker-0", "ready", "")).level is Level.OK
+    assert checks.check_memory(CONFIG, "cuda:0", full, Running("worker-0", "failed", "")).level is Level.PROBLEM
+    assert checks.check_memory(CONFIG, "cuda:0", full, Running("worker-7", "ready", "")).level is Level.PROBLEM
 
 
 def test_more_slots_and_more_exact_numbers_need_more():
     tight = replace(CARD, free_bytes=5 * GIB)
-    assert checks.check_memory(CONFIG, tight, None).level is Level.OK
-    assert checks.check_memory(replace(CONFIG, slots=16, batch=16), tight, None).level is Level.PROBLEM
+    assert checks.check_memory(CONFIG, "cuda:0", tight, None).level is Level.OK
+    assert checks.check_memory(replace(CONFIG, slots=16, batch=16), "cuda:0", tight, None).level is Level.PROBLEM
     exact = replace(CONFIG, chatterbox=ChatterboxOptions(precision="fp32"))
-    assert checks.check_memory(exact, tight, None).level is Level.PROBLEM
+    assert checks.check_memory(exact, "cuda:0", tight, None).level is Level.PROBLEM
 
 
 # ── device ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_gpu_in_trouble_is_one_problem_and_the_cpu_is_none():
-    lost = only(checks.check_device(CONFIG, Device(trouble="NVML: GPU is lost"), None))
+    lost = only(checks.check_devices(CONFIG, {"cuda:0": Device(trouble="NVML: GPU is lost")}, None))
     assert (lost.level, lost.seen) == (Level.PROBLEM, "cuda:0: NVML: GPU is lost")
-    assert only(checks.check_device(replace(CONFIG, device="cpu"), None, None)).level is Level.OK
-    assert checks.wants_gpu(CONFIG)
-    assert not checks.wants_gpu(replace(CONFIG, device="cpu"))
+    assert only(checks.check_devices(replace(CONFIG, device="cpu"), {}, None)).level is Level.OK
+    assert checks.gpus_of(CONFIG) == ("cuda:0",)
+    assert checks.gpus_of(replace(CONFIG, device="cpu")) == ()
+
+
+def test_in_split_mode_each_device_is_asked_for_its_own_stage():
+    split = replace(CONFIG, device="cuda:0,cuda:1", split=("cuda:0", "cuda:1"))
+    assert checks.gpus_of(split) == ("cuda:0", "cuda:1")
+    tokens, sound = (
+        finding
+        for finding in checks.check_devices(split, {"cuda:0": CARD, "cuda:1": replace(CARD, index=1)}, None)
+        if finding.subject == "gpu memory"
+    )
+    whole = checks.check_memory(CONFIG, "cuda:0", CARD, None)
+    assert len({tokens.seen, sound.seen, whole.seen}) == 3
+    assert "cuda:1 has 1.00 GiB" in checks.check_memory(split, "cuda:1", replace(CARD, free_bytes=GIB), None).seen
 
 
 def looked_at(environment: dict[str, str], device: str = "cuda:0") -> str:

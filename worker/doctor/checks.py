@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from host.checks import check_skew
 from host.findings import Finding, ok, problem, warning
@@ -13,7 +13,7 @@ from worker.doctor.device import Device, Torch
 from worker.doctor.facts import Gateway, Running, Weights
 from worker.gpu.visible import is_gpu
 from worker.models.chatterbox.family import FAMILIES
-from worker.models.chatterbox.memory import NoRoom, filled, needed
+from worker.models.chatterbox.memory import NoRoom, by_device, filled
 from worker.models.chatterbox.memory import check as check_room
 
 # The list of docs/chatterbox.md: torch for CUDA 13, which knows every card from RTX 20 to RTX 50.
@@ -45,40 +45,45 @@ def check_running(config: Config, running: Running | None) -> Iterable[Finding]:
         yield warning("worker", seen, "it does not speak now", f"journalctl -u tts-worker@{config.index} -n 50")
 
 
-def check_device(config: Config, device: Device | None, running: Running | None) -> Iterable[Finding]:
-    """Judge the GPU of the configuration; `device` is None where that is none."""
-    if device is None:
+def check_devices(config: Config, devices: Mapping[str, Device], running: Running | None) -> Iterable[Finding]:
+    """Judge the GPUs of the configuration, by their names there."""
+    if not devices:
         yield ok("gpu", f"none wanted: --device {config.device}")
-        return
+    for name, device in devices.items():
+        yield from check_device(config, name, device, running)
+
+
+def check_device(config: Config, name: str, device: Device, running: Running | None) -> Iterable[Finding]:
     if device.trouble:
         yield problem(
             "gpu",
-            f"{config.device}: {device.trouble}",
+            f"{name}: {device.trouble}",
             "the model cannot be loaded on it",
             "nvidia-smi -L   # and dmesg | grep -iE 'nvrm|xid'",
         )
         return
     place = "" if device.index is None else f", GPU {device.index} of this machine"
-    yield ok("gpu", f"{config.device} is {device.name}{place}" + _capability(device.capability))
+    yield ok("gpu", f"{name} is {device.name}{place}" + _capability(device.capability))
     if device.vendor == "nvidia":
         yield ok("driver", f"{device.driver or 'unknown'}, for CUDA up to {_dotted(device.driver_cuda)}")
     if config.model in CHATTERBOX_MODELS:
-        yield check_memory(config, device, running)
+        yield check_memory(config, name, device, running)
 
 
-def check_memory(config: Config, device: Device, running: Running | None) -> Finding:
+def check_memory(config: Config, name: str, device: Device, running: Running | None) -> Finding:
     if device.free_bytes is None or device.total_bytes is None:
         return ok("gpu memory", "the driver does not tell")
     if running is not None and running.id == config.id and running.state in ("loading", "warming", "ready", "draining"):
         return ok("gpu memory", "the worker that runs has what it needs")
     is_half = config.chatterbox.precision in ("auto", "bf16")
-    need = needed(FAMILIES[config.model], is_half=is_half, slots=config.batch or 1)
-    if config.batch is None:
+    stages = (config.devices[0], config.devices[-1])  # one and the same without --split
+    need = by_device(FAMILIES[config.model], stages, is_half=is_half, slots=config.batch or 1)[name]
+    if config.batch is None and name == stages[0]:
         need = filled(need, device.free_bytes)
     held = [_held(holder.name, holder.pid, holder.memory_bytes) for holder in device.holders]
     total, free = device.total_bytes, device.free_bytes
     try:
-        check_room(config.device, config.model, need, free=free, total=total, holders=held)
+        check_room(name, config.model, need, free=free, total=total, holders=held)
     except NoRoom as error:
         stop = f"ps -o pid,user,args -p {','.join(str(holder.pid) for holder in device.holders)}   # who holds it; or "
         return problem(
@@ -197,9 +202,9 @@ def check_gateway(config: Config, gateway: Gateway) -> Finding:
     return ok(subject, f"can be reached, and {token}")
 
 
-def wants_gpu(config: Config) -> bool:
-    """Say whether the configuration is for a GPU that a driver could know of."""
-    return is_gpu(config.device)
+def gpus_of(config: Config) -> tuple[str, ...]:
+    """Return the devices of the configuration that are GPUs, which a driver could know of."""
+    return tuple(dict.fromkeys(device for device in config.devices if is_gpu(device)))
 
 
 def _has_code_for(capability: tuple[int, int] | None, codes: Sequence[str]) -> bool:

@@ -79,10 +79,12 @@ def _findings(arguments: Sequence[str], settings: Path) -> Iterator[Finding]:
     else:
         yield ok("systemd", "does not run here")
     yield from checks.check_running(config, seen.running)
-    gpu = device.look(config.device, environment) if checks.wants_gpu(config) else None
-    yield from checks.check_device(config, gpu, seen.running)
+    gpus = {name: device.look(name, environment) for name in checks.gpus_of(config)}
+    yield from checks.check_devices(config, gpus, seen.running)
     if config.model in CHATTERBOX_MODELS:
-        yield from checks.check_torch(config, gpu, _torch(environment))
+        torch = _torch(environment)
+        for gpu in gpus.values() or [None]:
+            yield from checks.check_torch(config, gpu, torch)
     yield from checks.check_weights(config, seen.weights)
     yield from checks.check_gateways(config, seen.gateways)
 
