@@ -72,5 +72,6 @@ inside() {
 
 export name
 export -f inside
-exec unshare --mount --uts --ipc --net --pid --cgroup --fork --kill-child --propagation private \
+# It ends with whoever started it, too: tests that are killed from outside leave no machine behind.
+exec setpriv --pdeathsig KILL unshare --mount --uts --ipc --net --pid --cgroup --fork --kill-child --propagation private \
 	bash -c 'inside "$@"' inside "$@" </dev/null
