@@ -19,6 +19,7 @@ from deploy import units as deployed
 from gateway import commands
 from gateway.config import Config as GatewayConfig
 from gateway.doctor import checks as gateway
+from gateway.doctor import command as gateway_command
 from gateway.doctor.facts import Answer, Directory, Facts, Keys, Target
 from gateway.doctor.facts import Worker as Listed
 from gateway.doctor.outside import Outside, Speech
@@ -29,6 +30,7 @@ from host.findings import Finding, Level
 from host.units import Unit
 from worker.config import Config as WorkerConfig
 from worker.doctor import checks as worker
+from worker.doctor import command as worker_command
 from worker.doctor.device import Device, Holder, Torch
 from worker.doctor.facts import Gateway, Running, Weights
 
@@ -158,3 +160,21 @@ def test_nothing_is_advised_that_was_not_tried_here():
     }
     assert len(advised) > 40
     assert advised <= reached
+
+
+def test_the_page_asks_the_doctors_as_they_can_be_asked():
+    page = (ROOT / "docs" / "operations.md").read_text()
+    section = page.split("\n## Something is wrong: ask the doctor\n")[1].split("\n## ")[0]
+    asked = [shlex.split(line) for line in section.split("```")[1].splitlines()[1:]]
+    assert {Path(words[0]).name for words in asked} == {"tts-gateway", "tts-worker"}
+    for program, doctor, *options in asked:
+        assert doctor == "doctor"
+        if program.endswith("gateway"):
+            gateway_command._parser().parse_args(options)
+        else:
+            _, of_worker = worker_command._parser().parse_known_args(options)
+            WorkerConfig.from_environment(of_worker, {})
+    assert f"Each line is something that was looked at: `{Level.OK}`, `{Level.WARNING}`" in section
+    assert f"or `{Level.PROBLEM}`" in section
+    assert "more than half a second later" in section
+    assert gateway.LATE_SECONDS == 0.5
