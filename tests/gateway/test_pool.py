@@ -278,6 +278,19 @@ async def test_a_request_counts_as_backlog_until_its_segments_have_slots():
     assert fleet.backlog().waiting_characters == 0
 
 
+async def test_a_request_whose_text_is_still_arriving_counts_as_it_grows():
+    fleet = pool(replica(slots=1))
+    with fleet.admit("tone", "me", 0) as admitted:
+        standing = Standing("me")
+        fleet.request_grew(admitted, standing, 300)
+        assert (fleet.backlog("tone").waiting_characters, standing.unspoken_characters) == (300, 300)
+        fleet.started(admitted, 200)
+        fleet.request_spoken("tone", standing, 200)
+        fleet.request_grew(admitted, standing, 50)
+        assert (fleet.backlog("tone").waiting_characters, standing.unspoken_characters) == (150, 150)
+    assert fleet.backlog().waiting_characters == 0
+
+
 async def test_a_full_line_is_refused_at_once():
     fleet = pool(replica(), max_queue_seconds=1.0)
     with fleet.admit("tone", "you", 100_000), pytest.raises(TtsError) as refused, fleet.admit("tone", "me", 1):

@@ -112,3 +112,13 @@ def test_a_limit_that_is_raised_counts_at_once():
     refusal(quotas, Limits(characters_per_minute=60))
     clock.now += 1
     speak(quotas, Limits(characters_per_minute=6000), 50)
+
+
+def test_a_text_that_is_still_arriving_is_charged_as_it_comes_and_given_back_whole_when_nothing_was_heard():
+    clock = Clock()
+    quotas, limits = Quotas(clock), Limits(characters_per_minute=600)
+    for heard in (False, True):
+        with quotas.hold("key:a", limits, 0, was_heard=lambda heard=heard: heard) as charge:
+            charge(500)
+            charge(500)
+    assert refusal(quotas, limits).retry_after_seconds == pytest.approx((1000 - 600 + 1) / 10)
