@@ -29,7 +29,7 @@ export async function call(path, options = {}) {
   const response = await fetch(path, { ...options, headers });
   if (response.ok) return response;
   const error = await readError(response);
-  if (error.status === 401) onKeyWanted(error.message);
+  if (error.status === 401 || error.code === "forbidden") onKeyWanted(error.message);
   throw error;
 }
 

@@ -21,7 +21,7 @@ export function follow(on) {
         await once(() => { pause = FIRST_PAUSE_MS; });
         on.state("waiting", "the gateway ended the stream");
       } catch (error) {
-        const wantsKey = error instanceof ApiError && error.status === 401;
+        const wantsKey = error instanceof ApiError && (error.status === 401 || error.status === 403);
         on.state(wantsKey ? "key" : "waiting", wantsKey ? "a key is needed" : `not connected: ${reason(error)}`);
       }
       await new Promise((resolve) => {

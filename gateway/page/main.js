@@ -38,8 +38,9 @@ const live = follow({
 });
 
 whenKeyWanted((message) => {
-  if ($("key-form").hidden) $("key").focus();
+  const isNew = $("key-form").hidden;
   $("key-form").hidden = false;
+  if (isNew) $("key").focus();  // only now: what is hidden cannot have it
   if (hasKey()) say($("key-words"), message);
 });
 $("key-form").addEventListener("submit", (event) => {

@@ -19,6 +19,8 @@ from yarl import URL
 
 from deploy.options import ROOT
 from tests.e2e.cluster import Cluster, Running, free_port, until
+from tests.e2e.talk import Talk
+from worker.models.tone import decode
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
@@ -138,6 +140,21 @@ async def test_audio_is_passed_on_while_it_is_spoken(site: Site):
         await answer.content.readexactly(3200)
         assert await spoken_now(site) > 0, "the beginning came before the end was made"
         await answer.read()
+
+
+async def test_text_in_pieces_and_its_audio_pass_both_ways_while_it_is_spoken(site: Site):
+    address = f"{site.url}/v1/tts/stream"
+    async with site.cluster.session.ws_connect(address, ssl=site.insecure, origin=site.url) as socket:
+        talk = Talk(socket)
+        await talk.start()
+        await talk.say("The beginning is heard while the rest is not written yet. And ")
+        await talk.hear_audio(1)
+        await talk.say("here is the rest.")
+        await talk.tell("end")
+        await talk.hear("done")
+    assert "".join(decode(bytes(talk.audio)).split()) == (
+        "Thebeginningisheardwhiletherestisnotwrittenyet.Andhereistherest."
+    )
 
 
 async def send_slowly(site: Site, data: bytes) -> bytes:
