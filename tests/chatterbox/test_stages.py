@@ -1,8 +1,9 @@
 """Tokens and sound are made at the same time, on one device or on two; what befalls one does not hold the other."""
 
 import json
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +16,12 @@ from tests.worker.harness import DEADLINE_SECONDS
 from worker.config import ChatterboxOptions
 from worker.models.base import DeviceLost
 from worker.models.chatterbox.clock import StageClock
+from worker.models.chatterbox.conditionals import on_device
 from worker.models.chatterbox.family import ENGLISH
 from worker.models.chatterbox.memory import by_device, needed
 from worker.models.chatterbox.model import ChatterboxModel
+from worker.models.chatterbox.s3gen import Rendering, SoundRun, SoundStage
+from worker.models.chatterbox.sounding import SoundThread
 from worker.models.chatterbox.utterance import Utterance
 
 
@@ -188,6 +192,35 @@ def test_a_fault_of_the_sounds_device_ends_the_process(checkpoint: Checkpoints) 
     ):
         step_until(model, [state], lambda: False)
     model.unload()
+
+
+class Stuck(SoundStage):
+    """A stage that does not come back from its work, as with a driver that hangs, until it is let."""
+
+    def __init__(self) -> None:
+        self.entered, self.let = threading.Event(), threading.Event()
+
+    def advance(self, runs: Sequence[SoundRun]) -> list[Any]:
+        self.entered.set()
+        self.let.wait()
+        return [None] * len(runs)
+
+
+def test_a_sound_stage_that_does_not_come_back_ends_the_process(loaded: Models) -> None:
+    held = loaded("chatterbox")._get()
+    stage, clock = Stuck(), StageClock(("vocode",))
+    thread = SoundThread(stage, held.marker, clock, torch.device("cpu"), batch=1, hang_seconds=0.0)
+    thread.start()
+    thread.check()
+    run = SoundRun(on_device(held.default_voice, held.parts), seed=1)
+    thread.render(run, Rendering((1,), is_last=True))
+    assert stage.entered.wait(DEADLINE_SECONDS)
+    with pytest.raises(DeviceLost, match="hangs"):
+        thread.check()
+    thread.drop(run)
+    stage.let.set()
+    thread.stop()
+    assert not thread.is_alive()
 
 
 def test_a_part_without_a_sound_is_no_checkpoint(loaded: Models) -> None:

@@ -31,13 +31,22 @@ _STOP_SECONDS = 30.0
 class SoundThread(threading.Thread):
     """The thread owns the stage and every run that was given to it. The other methods are for the engine thread."""
 
-    def __init__(self, stage: SoundStage, marker: Marker, clock: StageClock, device: Any, batch: int) -> None:
+    def __init__(
+        self,
+        stage: SoundStage,
+        marker: Marker,
+        clock: StageClock,
+        device: Any,
+        batch: int,
+        hang_seconds: float = _HANG_SECONDS,
+    ) -> None:
         super().__init__(name="sound", daemon=True)
         self._stage = stage
         self._marker = marker
         self._clock = clock
         self._device = device
         self._batch = batch
+        self._hang_seconds = hang_seconds
         self._commands: queue.SimpleQueue[tuple[SoundRun, Rendering | None] | None] = queue.SimpleQueue()
         self._news = threading.Event()
         self._runs: dict[int, SoundRun] = {}  # in the order in which they came
@@ -63,14 +72,14 @@ class SoundThread(threading.Thread):
         """Return if the stage is well.
 
         Raises:
-            DeviceLost: it is not, or has not come back from a piece of work for two minutes.
+            DeviceLost: it is not, or has not come back from a piece of work for `hang_seconds`.
         """
         if self._fault is not None:
             name = type(self._fault).__name__
             raise DeviceLost(f"the sound stage died: {name}: {str(self._fault)[:200]}") from self._fault
         since = self._working_since
-        if since is not None and time.monotonic() - since > _HANG_SECONDS:
-            raise DeviceLost(f"the sound stage hangs: it has not come back for {_HANG_SECONDS:.0f} s")
+        if since is not None and time.monotonic() - since > self._hang_seconds:
+            raise DeviceLost(f"the sound stage hangs: it has not come back for {self._hang_seconds:.0f} s")
 
     def stop(self) -> None:
         """End the thread after its present piece of work, and wait for that. No run is alive."""
