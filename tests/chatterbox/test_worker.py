@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from tests.chatterbox.conftest import Checkpoints
 from tests.chatterbox.speaking import segment
 from tests.worker.harness import eventually, process, running
 from wire.frames import FrameType
+from worker.app import Worker
 from worker.config import ChatterboxOptions, Config
 from worker.models.chatterbox.family import ENGLISH
+from worker.models.chatterbox.model import CHUNK_TOKENS
 from worker.models.chatterbox.tiny import make
 
 # Long enough not to be too long for the guards.
@@ -33,16 +36,30 @@ def long_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def total(worker: Worker, name: str) -> float:
+    """Return a counter of this very moment: a scrape over HTTP would be some steps late."""
+    found = re.search(rf"^{name}_total (\S+)$", worker._metrics.expose().decode(), re.MULTILINE)
+    assert found, f"{name} is not among the metrics"
+    return float(found[1])
+
+
+async def made_after_the_hang_up(worker: Worker, name: str) -> float:
+    """Return what a counter grew by from the moment in which the worker saw the hang-up until nothing ran."""
+    await eventually(lambda: worker.report()["slots_held"] == 0, "the hang-up to be seen")
+    seen = total(worker, name)
+    await eventually(lambda: worker.report()["in_flight"] == 0, "the sequence to be let go")
+    return total(worker, name) - seen
+
+
 async def test_a_hang_up_stops_the_tokens_within_a_chunk(long_checkpoint: Path) -> None:
     async with running(config(long_checkpoint)) as (worker, client):
         async with client.speaking(segment("chatterbox", LONG)) as frames:
             assert (await anext(frames)).type is FrameType.META
-            before = await client.metric("tts_worker_tokens_total")
-            await eventually(lambda: worker._engine.steps > 30, "tokens")
-        await client.wait_health(lambda health: health["in_flight"] == 0)
-        tokens = await client.metric("tts_worker_tokens_total")
-        assert tokens - before < 400
-        assert tokens == await client.metric("tts_worker_tokens_total")
+            before = total(worker, "tts_worker_tokens")
+            await eventually(lambda: total(worker, "tts_worker_tokens") > before + 30, "tokens")
+        assert await made_after_the_hang_up(worker, "tts_worker_tokens") <= CHUNK_TOKENS
+        # It ended because of the hang-up, and not because it had made all of its 500.
+        assert total(worker, "tts_worker_tokens") < before + 500
 
 
 async def test_a_hang_up_stops_the_sound_within_a_piece(long_checkpoint: Path) -> None:
@@ -51,9 +68,9 @@ async def test_a_hang_up_stops_the_sound_within_a_piece(long_checkpoint: Path) -
             async for frame in frames:
                 if frame.type is FrameType.AUDIO:
                     break
-        await client.wait_health(lambda health: health["in_flight"] == 0)
         # 500 tokens are 20 seconds, in pieces of two.
-        assert worker._metrics.audio_seconds._value.get() < 15
+        assert await made_after_the_hang_up(worker, "tts_worker_audio_seconds") <= 2
+        assert total(worker, "tts_worker_audio_seconds") < 15
 
 
 async def test_health_metrics_and_a_second_life(checkpoint: Checkpoints) -> None:
