@@ -60,6 +60,13 @@ def speak(
     model: ChatterboxModel, requests: Sequence[SegmentRequest], voices: Sequence[bytes | None] = ()
 ) -> list[bytes]:
     """Speak all at once, as the engine does; return the PCM of each. Raises the first error."""
+    return [pcm for _, pcm in speak_with_tokens(model, requests, voices)]
+
+
+def speak_with_tokens(
+    model: ChatterboxModel, requests: Sequence[SegmentRequest], voices: Sequence[bytes | None] = ()
+) -> list[tuple[list[int], bytes]]:
+    """As `speak`, with the tokens that each sound was made of."""
     states = [model.prefill(request, voices[i] if voices else None) for i, request in enumerate(requests)]
     pcm = [b""] * len(states)
     running = dict(enumerate(states))
@@ -70,7 +77,7 @@ def speak(
             pcm[number] += output.audio
             if output.finished:
                 del running[number]
-    return pcm
+    return [([token for part in state.parts for token in part.tokens], pcm[n]) for n, state in enumerate(states)]
 
 
 def render(

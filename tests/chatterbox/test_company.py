@@ -1,30 +1,49 @@
 """A segment's sound depends on the segment alone: not on its company, not on what the worker spoke before."""
 
+import random
+import sys
+
 import pytest
 
 from tests.chatterbox.conftest import Models
-from tests.chatterbox.speaking import ALL, LENGTH, clip, distance, name_of, samples, segment, speak
+from tests.chatterbox.speaking import ALL, LENGTH, clip, distance, name_of, samples, segment, speak, speak_with_tokens
 from worker.config import ChatterboxOptions
 from worker.models.chatterbox.model import ChatterboxModel
 
-TEXTS = ("Hello there, friend.", "Why not?", "Time for tea, sir.", "One more.")
+TEXTS = (
+    "Hello there, friend.", "Why not?", "Time for tea, sir.", "One more.",
+    "Good night.", "It is late now.", "Who goes there?", "Come in, then.",
+)  # fmt: skip
+SOAK_ROUNDS = 50
 
 
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("model_id", ALL)
-def test_two_voices_in_company_sound_as_each_alone(model_id: str, loaded: Models) -> None:
+def test_two_voices_in_company_sound_as_each_alone(model_id: str, loaded: Models, pytestconfig: pytest.Config) -> None:
+    """In full, with --soak: eight requests of each voice at once, fifty times, each time in another order."""
+    is_soak = pytestconfig.getoption("--soak")
     model = loaded(model_id)
     recordings = [clip(110, seconds=LENGTH[model_id]), clip(220, seconds=LENGTH[model_id])]
     prepared = [model.prepare_voice(recording) for recording in recordings]
     requests = [
         segment(model_id, text, seed=seed, voice="cloned", voice_sha256=name_of(recordings[seed % 2]))
-        for seed, text in enumerate(TEXTS + TEXTS)
+        for seed, text in enumerate(TEXTS + TEXTS if is_soak else TEXTS)
     ]
     voices = [prepared[request.seed % 2] for request in requests]
-    together = speak(model, requests, voices)
-    assert len(set(together)) == len(together), "the random weights do not tell texts, seeds or voices apart"
-    for number in (0, 1, 7):
-        alone = speak(model, [requests[number]], [voices[number]])[0]
-        assert distance(samples(together[number]), samples(alone)) < 1e-5
+    numbers = range(len(requests))
+    compared = numbers if is_soak else (0, 1, 7)
+    alone = {n: speak_with_tokens(model, [requests[n]], [voices[n]])[0] for n in compared}
+    for turn in range(SOAK_ROUNDS if is_soak else 1):
+        order = random.Random(turn).sample(numbers, len(numbers))
+        spoken = speak_with_tokens(model, [requests[n] for n in order], [voices[n] for n in order])
+        together = dict(zip(order, spoken, strict=True))
+        sounds = {pcm for _, pcm in spoken}
+        assert len(sounds) == len(spoken), "the random weights do not tell texts, seeds or voices apart"
+        for n, (tokens, pcm) in alone.items():
+            assert together[n][0] == tokens
+            assert distance(samples(together[n][1]), samples(pcm)) < 1e-5
+    if is_soak:
+        sys.stdout.write(f"{model_id}: {SOAK_ROUNDS} rounds of {len(requests)}, all as each alone\n")
 
 
 @pytest.mark.parametrize("model_id", ALL)
