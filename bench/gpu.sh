@@ -39,16 +39,22 @@ requirements() {
 }
 
 if [ -n "$wheels" ]; then
+	# Some packages are sources: they are built here, where what builds them can be had.
 	requirements >"$work/requirements.txt"
-	exec "${PYTHON:-python3}" -m pip download --no-deps --require-hashes -d "$out" -r "$work/requirements.txt"
+	"${PYTHON:-python3}" -m pip wheel --no-deps --require-hashes -w "$out" -r "$work/requirements.txt"
+	exit
 fi
 
 install() {
 	"${PYTHON:-python3}" -m venv --system-site-packages "$work/venv"
 	requirements >"$work/requirements.txt"
-	local from=()
-	[ -z "${WHEELS:-}" ] || from=(--no-index --find-links "$WHEELS")
-	"$work/venv/bin/python" -m pip -q install --no-deps --require-hashes "${from[@]}" -r "$work/requirements.txt"
+	local from=(--require-hashes)
+	if [ -n "${WHEELS:-}" ]; then
+		# The hashes were checked when the wheels were brought; one that was built then has another.
+		sed -i '/--hash/d; s/ *\\$//' "$work/requirements.txt"
+		from=(--no-index --find-links "$WHEELS")
+	fi
+	"$work/venv/bin/python" -m pip -q install --no-deps "${from[@]}" -r "$work/requirements.txt"
 	# Its compiled parts belong to one torch; without them it is plain Python, and works with any.
 	rm -f "$work"/venv/lib/python*/site-packages/torchaudio/lib/*.so
 	"$work/venv/bin/python" -m pip -q install --no-deps --no-build-isolation -e .

@@ -48,10 +48,11 @@ def test_one_request_alone_takes_its_reading_its_steps_and_its_sound() -> None:
 
 def test_requests_that_end_leave_the_batch() -> None:
     rates = Rates(bytes_per_second=1.0, flops_per_second=math.inf)
-    model = TokenModel(weights=100, layers=0, width=0, rows=1, bytes_a_number=1)
+    model = TokenModel(weights=100, layers=1, width=1, rows=1, bytes_a_number=1)
     best = best_seconds(model, SOUND, prompt_seconds=0, positions=5, lengths=[3, 7], rates=rates)
-    # Each reading and each of the seven steps reads the weights once, whoever is in it.
-    assert best == (2 + 7) * 100
+    # Each reading and each of the seven steps reads the weights once, whoever is in it; and a key and a value of each
+    # position of who is: two of 6.5 positions for three steps, then one of 10.
+    assert best == (2 + 7) * 100 + 3 * 2 * 2 * 6.5 + 4 * 2 * 10
 
 
 def measured(**changes: Any) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def measured(**changes: Any) -> dict[str, Any]:
         "token_dtype": "float32",
         "rates": {"bytes_per_second": 2e10, "flops_per_second": 1e11},
         "equal": {"texts": 3, "equal": 3, "tokens": 90},
-        "decode": {"upstream": [10.0, 20.0], "ours": {"1": [10.0, 10.0], "2": [40.0, 40.0]}, "peak_bytes": {}},
+        "decode": {"upstream": [10.0, 20.0], "ours": {"1": [10.0, 10.0], "2": [40.0, 20.0]}, "peak_bytes": {}},
         "best_tokens_per_second": {"1": 100.0, "2": 160.0},
         "steps": {"upstream": step, "ours": {"1": step, "2": step | {"waits": 0.0}}},
         "whole": whole,
@@ -82,8 +83,8 @@ def measured(**changes: Any) -> dict[str, Any]:
 
 def test_ratios_are_of_the_same_turn_and_tell_their_spread() -> None:
     summary = build_report(measured())["summary"]
-    assert summary["tokens_per_second"]["2"]["ratio"] == {"median": 3.0, "low": 2.0, "high": 4.0}
-    assert summary["tokens_per_second"]["2"]["of_best"] == 0.25
+    assert summary["tokens_per_second"]["2"]["ratio"] == {"median": 2.5, "low": 1.0, "high": 4.0}
+    assert summary["tokens_per_second"]["2"]["of_best"] == 0.1875
     assert summary["audio_seconds_per_second"]["2"]["ratio"] == {"median": 1.5, "low": 1.0, "high": 2.0}
     assert summary["audio_seconds_per_second"]["2"]["of_best"] is None  # known for the published size alone
     assert summary["upstream"]["stage_shares"] == {"decode": 1.0, "vocode": pytest.approx(1 / 3)}
@@ -92,11 +93,11 @@ def test_ratios_are_of_the_same_turn_and_tell_their_spread() -> None:
 def test_the_table_tells_each_batch_beside_upstream() -> None:
     report = build_report(measured())
     token, whole, step = tables(report)
-    assert token[2][1] == ["2", "15", "40", "3.00 (2.00–4.00)", "160", "0.25"]
+    assert token[2][1] == ["2", "15", "30", "2.50 (1.00–4.00)", "160", "0.19"]
     assert whole[2][1][3:] == ["1.50 (1.00–2.00)", "–", "–", "5"]
     assert step[2][2] == ["ours, 2 at once", "1259", "0"]
     assert any("3 of 3 texts" in line for line in lines(report))
-    assert "| 2 | 15 | 40 |" in markdown(report)
+    assert "| 2 | 15 | 30 |" in markdown(report)
 
 
 def test_a_picture_is_drawn(tmp_path: Path) -> None:

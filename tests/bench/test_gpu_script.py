@@ -80,7 +80,7 @@ def test_what_is_brought_to_a_place_without_a_network_is_checked_by_hashes(tmp_p
     done = gpu(tmp_path, "--wheels", str(tmp_path / "wheels"), variable="PYTHON")
     assert done.returncode == 0, done.stderr
     (command,) = done.commands
-    assert command[:3] == ["-m", "pip", "download"]
+    assert command[:3] == ["-m", "pip", "wheel"]
     assert {"--no-deps", "--require-hashes"} <= set(command)
 
 
