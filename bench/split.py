@@ -171,6 +171,7 @@ async def _measure_one(options: Options, service: Service) -> dict[str, Any]:
     stages = {name: after[name] - before.get(name, 0.0) for name in after}
     return {
         "elapsed_seconds": elapsed,
+        "audio_seconds": figures["audio_seconds"],
         "audio_seconds_per_second": figures["audio_seconds"] / elapsed,
         "ttfa_p50_seconds": figures["ttfa_seconds"]["p50"],
         "ttfa_p95_seconds": figures["ttfa_seconds"]["p95"],
