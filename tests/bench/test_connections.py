@@ -97,6 +97,13 @@ def test_an_arrangement_is_started_with_its_devices() -> None:
     assert options.places(Arrangement.SPLIT) == [("--split", "cuda:0,cuda:1", *slots)]
 
 
+def test_overlap_is_the_share_of_the_busy_time_in_which_both_stages_worked() -> None:
+    assert split.overlap_ratio({"decode": 6.0, "vocode": 6.0, "overlap": 4.0}) == 0.5
+    assert split.overlap_ratio({"decode": 5.0, "vocode": 5.0, "overlap": 5.0}) == 1.0
+    assert split.overlap_ratio({"decode": 0.0, "vocode": 0.0, "overlap": 0.0}) == 0.0
+    assert split.overlap_ratio({"decode": 6.0, "vocode": 6.0}) is None
+
+
 def turn(pace: float, **changes: object) -> dict[str, object]:
     stages = {"decode": 6.0, "vocode": 4.0}
     return {
