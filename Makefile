@@ -53,7 +53,7 @@ test: check tools  ## check, then run all tests
 test-chatterbox: $(CHATTERBOX_VENV)/.ready $(CHATTERBOX_VENV)/.package  ## the tests of the models on torch alone
 	@$(CHATTERBOX_PYTEST) --durations=10 tests/chatterbox $(CHATTERBOX_ARGS)
 
-full-parity: $(CHATTERBOX_VENV)/.ready $(CHATTERBOX_VENV)/.package  ## compare with upstream at the published size; 10 minutes
+full-parity: $(CHATTERBOX_VENV)/.ready $(CHATTERBOX_VENV)/.package  ## compare with upstream at the published size; a quarter of an hour
 	@$(CHATTERBOX_PYTEST) -s tests/chatterbox/full_parity.py $(CHATTERBOX_ARGS)
 
 soak: $(VENV)/.test $(VENV)/.package  ## the long proofs in full: chaos, hang-ups, overload, a million requests

@@ -57,7 +57,8 @@ def measure(contest: Contest, directory: Path, advance: Advance) -> dict[str, An
     family = FAMILIES[contest.model]
     published = Published(directory, family, contest.device, watermark=contest.watermark)
     advance("loading our token stage")
-    tokens = Tokens(directory, family, contest.device, _precision(contest))
+    slots = max(contest.checked, *contest.batches)
+    tokens = Tokens(directory, family, contest.device, _precision(contest), slots)
     advance("measuring the device")
     rates = measured_rates(contest.device, tokens.dtype)
     report: dict[str, Any] = {

@@ -41,11 +41,11 @@ class SpokenTogether:
 
 
 class Tokens:
-    """Our token stage with a checkpoint and its own voice."""
+    """Our token stage with a checkpoint and its own voice, for `slots` texts at once."""
 
-    def __init__(self, directory: Path, family: Family, device: str, precision: Precision) -> None:
+    def __init__(self, directory: Path, family: Family, device: str, precision: Precision, slots: int) -> None:
         self.parts: Parts = load_parts(directory, family, device, device, precision)
-        self._stage = TokenStage(self.parts.t3, family)
+        self._stage = TokenStage(self.parts.t3, family, slots)
         self._voice = on_device(prepared_default(self.parts), self.parts)
         self._family = family
 
@@ -58,9 +58,9 @@ class Tokens:
         return int(self._voice.prefix.shape[1]) + len(self.ids(text)) + (1 if self._family.is_turbo else 3)
 
     def begin(self, texts: Sequence[str], parameters: dict[str, float] | None = None) -> list[TokenRun]:
-        """Read the texts; each has a seed of its own."""
+        """Read the texts, one after another, and draw the first token of each; each has a seed of its own."""
         exaggeration = self._family.defaults.get("exaggeration", 0.0)
-        return [
+        runs = [
             self._stage.begin(
                 self._voice,
                 self.ids(text),
@@ -69,6 +69,9 @@ class Tokens:
             )
             for seed, text in enumerate(texts, start=1)
         ]
+        while unread := [run for run in runs if not run.is_read]:
+            self._stage.step(unread)
+        return runs
 
     def step(self, runs: Sequence[TokenRun]) -> None:
         """Draw the next token of all runs; a GPU may still be at it when this returns."""

@@ -20,6 +20,8 @@ from worker.models.chatterbox.tiny import make
 
 torch.set_num_threads(1)
 
+SLOTS = 16
+
 Checkpoints = Callable[[str], Path]
 Models = Callable[..., ChatterboxModel]
 
@@ -47,7 +49,7 @@ def loaded(checkpoint: Checkpoints) -> Iterator[Models]:
         key = (model, *map(str, sorted(options.items())))
         if key not in models:
             settings = ChatterboxOptions(checkpoint=str(checkpoint(model)), precision="fp32", **options)  # type: ignore[arg-type]
-            models[key] = ChatterboxModel(settings, model, "cpu")
+            models[key] = ChatterboxModel(settings, model, "cpu", batch=SLOTS)
             models[key].load()
         return models[key]
 

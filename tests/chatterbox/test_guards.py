@@ -16,6 +16,7 @@ from worker.models.chatterbox.family import MAX_TEXT_TOKENS, SILENCE, STOP_SPEEC
 from worker.models.chatterbox.guards import Guard, halves, judge, most_tokens, without_trailing_silence
 from worker.models.chatterbox.model import ChatterboxModel
 from worker.models.chatterbox.sampler import Sampling
+from worker.models.chatterbox.slots import Slots
 
 
 def refusal(model: ChatterboxModel, text: str, **changes: Any) -> TtsError:
@@ -61,21 +62,28 @@ def test_guidance_of_zero_is_spoken(loaded: Models) -> None:
 def test_exaggeration_bends_one_and_the_same_prepared_voice(loaded: Models) -> None:
     model = loaded("chatterbox")
     voice = model.prepare_voice(clip(seconds=2))
-    calm, wild, calm_again = (
+    states = [
         model.prefill(segment("chatterbox", voice_sha256="e" * 64, parameters={"exaggeration": e}), voice)
         for e in (0.2, 1.5, 0.2)
-    )
-    assert torch.equal(calm.run.logits, calm_again.run.logits)
-    assert not torch.equal(calm.run.logits, wild.run.logits)
+    ]
+    while not all(state.run is not None and state.run.is_read for state in states):
+        model.step(states)
+    cache = model._get().token_stage._cache
+    calm, wild, calm_again = (cache.keys[-1][2 * state.run.slot, :, :50] for state in states if state.run is not None)
+    assert torch.equal(calm, calm_again)
+    assert not torch.equal(calm, wild)
+    for state in states:
+        model.cancel(state)
     assert model.figures().conditionals_hits >= 2
 
 
 def test_ids_that_are_no_sound_are_never_drawn() -> None:
-    logits = torch.zeros(8194)
-    logits[STOP_SPEECH + 5] = 50.0
-    logits[6561] = 40.0
-    sampling = Sampling(seed=1, temperature=1.0, top_p=0.0, repetition_penalty=1.0)
-    token = sampler.draw(logits, torch.zeros(8194, dtype=torch.bool), sampling, 0, is_turbo=False)
+    logits = torch.zeros(1, 8194)
+    logits[0, STOP_SPEECH + 5] = 50.0
+    logits[0, 6561] = 40.0
+    slots = Slots.empty(1, 8194, torch.device("cpu"))
+    Sampling(seed=1, temperature=1.0, top_p=0.0, repetition_penalty=1.0).enter(slots)
+    token = int(sampler.draw(logits, slots, is_turbo=False))
     assert token < 6561 or token == STOP_SPEECH
 
 
@@ -87,17 +95,21 @@ def test_a_checkpoint_with_ids_that_are_no_sound_is_begun_anew(loaded: Models) -
 
 
 class Scripted:
-    """Draws what a test has written down instead of what the weights say: one list of tokens for each attempt."""
+    """Draws what a test has written down instead of what the weights say: one list of tokens for each attempt.
+
+    For a run that is alone.
+    """
 
     def __init__(self, *attempts: list[int]) -> None:
         self.attempts = list(attempts)
 
-    def __call__(self, _logits: Any, _seen: Any, _sampling: Any, step: int, *, is_turbo: bool) -> int:
+    def __call__(self, _logits: Any, slots: Slots, *, is_turbo: bool) -> torch.Tensor:
+        (step,) = slots.drawn.tolist()
         if step == 0 and len(self.attempts) > 1:
             self.current = self.attempts.pop(0)
         elif step == 0:
             self.current = self.attempts[0]
-        return self.current[step] if step < len(self.current) else self.current[-1]
+        return torch.tensor([self.current[min(step, len(self.current) - 1)]])
 
 
 @pytest.fixture
@@ -168,8 +180,8 @@ def test_a_guard_that_fires_for_one_leaves_the_others_alone(loaded: Models, monk
     model = loaded("chatterbox")
     expected = speak(model, [segment("chatterbox")])[0]
 
-    def endless_when_hot(logits: Any, seen: Any, sampling: Sampling, step: int, *, is_turbo: bool) -> int:
-        return step if sampling.temperature == 2.0 else sampler.draw(logits, seen, sampling, step, is_turbo=is_turbo)
+    def endless_when_hot(logits: Any, slots: Slots, *, is_turbo: bool) -> torch.Tensor:
+        return torch.where(slots.temperature == 2.0, slots.drawn, sampler.draw(logits, slots, is_turbo=is_turbo))
 
     monkeypatch.setattr("worker.models.chatterbox.t3.draw", endless_when_hot)
     good, bad = (
@@ -191,12 +203,13 @@ def test_a_fault_of_the_device_ends_the_process(loaded: Models, monkeypatch: pyt
     model = loaded("chatterbox")
     state = model.prefill(segment("chatterbox"))
 
-    def assert_on_device(*_: Any, **__: Any) -> int:
+    def assert_on_device(*_: Any, **__: Any) -> torch.Tensor:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
     monkeypatch.setattr("worker.models.chatterbox.t3.draw", assert_on_device)
     with pytest.raises(DeviceLost, match="device-side assert"):
         model.step([state])
+    model.cancel(state)
 
 
 def test_recordings_that_are_no_use_are_told_at_once(loaded: Models) -> None:

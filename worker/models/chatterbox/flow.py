@@ -18,7 +18,7 @@ from torch import Tensor
 from worker.models.chatterbox import noise
 from worker.models.chatterbox.conditionals import Voice
 from worker.models.chatterbox.family import FRAMES_A_TOKEN, Family
-from worker.models.chatterbox.graphs import Graphs
+from worker.models.chatterbox.graphs import FunctionGraphs
 
 LOOK_AHEAD_TOKENS = 3  # the encoder's; upstream's pre_lookahead_len
 _MELS = 80
@@ -77,7 +77,7 @@ class Flow:
         self.steps = steps or family.flow_steps
         self._times = _times(self.steps, is_even=family.is_turbo)
         self._is_bucketed = self._device.type == "cuda"
-        self._slope = Graphs(self._estimate, self._device)
+        self._slope = FunctionGraphs(self._estimate, self._device)
 
     @torch.inference_mode()
     def begin(self, scores: Sequence[Score]) -> list[FlowRun]:

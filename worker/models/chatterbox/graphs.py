@@ -1,9 +1,13 @@
-"""A function of tensors as one launch of the GPU: recorded once for each shape, then replayed."""
+"""What a GPU is asked to do again and again, recorded once for each shape and then launched as one; elsewhere called.
+
+A step of the token stage is 1,200 operations, and to launch them one by one takes a GPU longer than to carry them out.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +26,7 @@ class _Recording:
     output: Tensor
 
 
-class Graphs:
+class FunctionGraphs:
     """Calls `function` by name of its tensors; on CUDA through a recording, elsewhere directly. One thread.
 
     What a call returns is overwritten by the next one of the same shape. The calling thread must be on a stream of its
@@ -69,3 +73,67 @@ class Graphs:
             log.warning("a shape could not be recorded and will be slower: %s", str(error)[:200])
             return None
         return _Recording(graph, held, output)
+
+
+class StepGraphs:
+    """One recording of `step` for each (batch, length). One thread, whose other work on the device may go on."""
+
+    def __init__(
+        self,
+        step: Callable[[int, int], None],
+        device: torch.device,
+        idle: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        """`step` reads and writes tensors that stay where they are; within `idle()` it changes nothing that counts."""
+        self._step = step
+        self._idle = idle
+        self._is_recording = device.type == "cuda"
+        self._graphs: dict[tuple[int, int], Any] = {}
+        self._pool: Any = None
+
+    def __repr__(self) -> str:
+        return f"<StepGraphs {sorted(self._graphs)}>"
+
+    def __call__(self, batch: int, length: int) -> None:
+        """Carry out the step. The first of a shape is recorded, which takes a part of a second."""
+        if not self._is_recording:
+            self._step(batch, length)
+            return
+        if (batch, length) not in self._graphs and not self.record(batch, length):
+            self._step(batch, length)
+            return
+        self._graphs[batch, length].replay()
+
+    def record(self, batch: int, length: int) -> bool:
+        """Record a shape and return True; False where that does not work, and then it is not tried again."""
+        if not self._is_recording:
+            return False
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with self._idle():
+                self._warm(batch, length)
+                # Only this thread: the sound stage may ask for memory meanwhile.
+                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                    self._step(batch, length)
+        except RuntimeError:
+            # If it was the device that broke, this raises again, and the process ends as it must.
+            torch.cuda.synchronize()
+            log.exception("graphs=off batch=%d length=%d: the steps are carried out one by one, slower", batch, length)
+            self._is_recording = False
+            return False
+        self._pool = graph.pool()
+        self._graphs[batch, length] = graph
+        return True
+
+    def forget(self) -> None:
+        """Drop all recordings: the tensors that they speak of are there no more."""
+        self._graphs.clear()
+        self._pool = None
+
+    def _warm(self, batch: int, length: int) -> None:
+        """Let the libraries set up what they set up at their first call, which a recording does not allow."""
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            self._step(batch, length)
+        torch.cuda.current_stream().wait_stream(aside)

@@ -12,7 +12,8 @@ from worker.models.chatterbox.family import MAX_SPEECH_TOKENS, Family
 MOST_SLOTS = 32
 
 _GIB = 1 << 30
-_WORK_BYTES = _GIB  # what the flow and the vocoder of the longest segment take for a moment, and the CUDA context
+# What the flow and the vocoder of the longest segment take for a moment, the prefixes of voices, the CUDA context.
+_WORK_BYTES = _GIB
 _TEXT_POSITIONS = 302  # a segment's characters, each a token at worst, with begin and end
 # Counted on chatterbox-tts 0.1.7, in millions of parameters.
 _T3_PARAMETERS = {"chatterbox": 532.4, "chatterbox-multilingual": 536.0, "chatterbox-turbo": 427.4}
@@ -43,6 +44,11 @@ class Need:
         )
 
 
+def positions(family: Family) -> int:
+    """Return how many positions the longest segment has: voice, text, begin and speech."""
+    return (376 if family.is_turbo else 36) + _TEXT_POSITIONS + MAX_SPEECH_TOKENS
+
+
 def needed(family: Family, *, is_half: bool, slots: int) -> Need:
     """Return what a model takes with so many segments at once; `is_half` where bfloat16 is used.
 
@@ -51,8 +57,8 @@ def needed(family: Family, *, is_half: bool, slots: int) -> Need:
     """
     width = 2 if is_half else 4
     weights = _T3_PARAMETERS[family.id] * width + _S3GEN_PARAMETERS * 4 - (_ESTIMATOR_PARAMETERS * 2 if is_half else 0)
-    layers, rows, prefix = (24, 1, 376) if family.is_turbo else (30, 2, 36)
-    slot = layers * rows * 2 * 1024 * width * (prefix + _TEXT_POSITIONS + MAX_SPEECH_TOKENS)
+    layers, rows = (24, 1) if family.is_turbo else (30, 2)
+    slot = layers * rows * 2 * 1024 * width * positions(family)
     return Need(round(weights * 1e6), slot, slots)
 
 

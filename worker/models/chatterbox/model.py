@@ -119,7 +119,7 @@ class ChatterboxModel:
         room = self._find_room()
         with device_faults():
             parts = load_parts(directory, self._family, self._device, self._sound_device, self._precision)
-        token_stage = TokenStage(parts.t3, self._family)
+        token_stage = TokenStage(parts.t3, self._family, room or self._batch or 1)
         sound_stage = SoundStage(parts.s3gen, self._family, self._chunk, self._options.cfm_steps)
         sound = SoundThread(sound_stage, marker, self.clock, parts.s3gen.device, self._sound_batch)
         sound.start()
@@ -173,6 +173,7 @@ class ChatterboxModel:
         while not (output := self.step([utterance])[0]).finished:
             if output.error is not None:
                 raise output.error
+        self._get().token_stage.warm_up(memory.positions(self._family))
 
     def unload(self) -> None:
         loaded, self._loaded = self._loaded, None

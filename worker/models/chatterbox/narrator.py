@@ -115,8 +115,10 @@ class Narrator:
         part.tokens = utterance.run.tokens
 
     def _end_run(self, utterance: Utterance) -> None:
-        """Let go of the run. All ways out of a run lead through here."""
-        utterance.run = None
+        """Give the slot of the run back. All ways out of a run lead through here."""
+        if utterance.run is not None:
+            self._tokens.end(utterance.run)
+            utterance.run = None
 
     def _ended(self, utterance: Utterance, part: Part) -> None:
         if (guard := guards.judge(part.text, part.tokens)) is not None:

@@ -38,13 +38,18 @@ def _mixed(x: Tensor) -> Tensor:
     return x ^ _shifted(x, 31)
 
 
-def _bits(seed: int, stream: Stream, index: Tensor) -> Tensor:
-    key = torch.tensor([seed * 4 + 1], dtype=torch.int64, device=index.device) * _WEYL + int(stream)
+def _bits(seed: int | Tensor, stream: Stream, index: Tensor) -> Tensor:
+    if not isinstance(seed, Tensor):
+        seed = torch.tensor([seed], dtype=torch.int64, device=index.device)
+    key = (seed * 4 + 1) * _WEYL + int(stream)
     return _mixed(_mixed(key) + index * _WEYL)
 
 
-def uniform(seed: int, stream: Stream, index: Tensor) -> Tensor:
-    """Return one number of (0, 1), open at both ends, in double precision, for each element of `index` (int64)."""
+def uniform(seed: int | Tensor, stream: Stream, index: Tensor) -> Tensor:
+    """Return one number of (0, 1), open at both ends, in double precision, for each element of `index` (int64).
+
+    A tensor of seeds (int64) has the shape of `index`, or one that broadcasts to it.
+    """
     return (_shifted(_bits(seed, stream, index), 40).double() + 0.5) / _U24
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from worker.models.chatterbox import noise
 from worker.models.chatterbox.family import SPEECH_IDS, STOP_SPEECH, Family
+from worker.models.chatterbox.slots import Slots
 
 _TURBO_TOP_K = 1000
 _NEVER = -torch.inf
@@ -40,50 +41,58 @@ class Sampling:
             cfg_weight=given.get("cfg_weight", 0.0),
         )
 
+    def enter(self, slots: Slots) -> None:
+        """Write these settings into a slot, which is all there is of `slots`."""
+        slots.seed.fill_(self.seed)
+        slots.temperature.fill_(self.temperature)
+        slots.improbable.fill_(1 - self.top_p)  # here, where 1 - 0.95 has more digits than on the device
+        slots.min_p.fill_(self.min_p)
+        slots.repetition_penalty.fill_(self.repetition_penalty)
+        slots.cfg_weight.fill_(self.cfg_weight)
 
-def draw(logits: Tensor, seen: Tensor, sampling: Sampling, step: int, *, is_turbo: bool) -> int:
-    """Return the next token.
 
-    `logits` (V,) are float32, after guidance; `seen` (V,) marks the ids that the repetition penalty counts.
+def draw(logits: Tensor, slots: Slots, *, is_turbo: bool) -> Tensor:
+    """Return the next token of every slot, (slots,) int64. Waits for nothing.
+
+    `logits` (slots, ids) are float32, after guidance.
     """
     # Of the ids from 6561 on only the end is a thing to say. Upstream draws the others too, and drops them afterwards
-    # or hands them to the flow, whose table they run over.
-    logits = logits.clone()
-    logits[SPEECH_IDS:STOP_SPEECH] = _NEVER
-    logits[STOP_SPEECH + 1 :] = _NEVER
-    kept = (_turbo_kept if is_turbo else _kept)(logits, seen, sampling)
+    # or hands them to the flow, whose table they run over. So its penalty on the begin of speech, 6561, is no loss.
+    ids = torch.arange(logits.shape[1], device=logits.device)
+    logits = logits.masked_fill((ids >= SPEECH_IDS) & (ids != STOP_SPEECH), _NEVER)
+    kept = (turbo_kept if is_turbo else kept_of)(logits, slots)
     # Gumbel's trick: the argmax of log p + noise is a draw from p, and needs no sum over p, whose rounding would
     # depend on the order of the row. With one id left it is greedy.
-    ids = torch.arange(len(kept), device=kept.device)
-    chance = noise.uniform(sampling.seed, noise.Stream.TOKENS, step * 16_384 + ids)
-    return int((kept.double() - torch.log(-torch.log(chance))).argmax())
+    chance = noise.uniform(slots.seed[:, None], noise.Stream.TOKENS, slots.drawn[:, None] * 16_384 + ids)
+    return (kept.double() - torch.log(-torch.log(chance))).argmax(-1)
 
 
-def _kept(logits: Tensor, seen: Tensor, sampling: Sampling) -> Tensor:
-    """Repetition penalty, temperature, min-p, top-p: t3.py:355-368."""
-    logits = _penalised(logits, seen, sampling.repetition_penalty) / sampling.temperature
+def kept_of(logits: Tensor, slots: Slots) -> Tensor:
+    """Repetition penalty, temperature, min-p, top-p: t3.py:355-368. What is not kept is -inf."""
+    logits = _penalised(logits, slots) / slots.temperature[:, None]
     probabilities = logits.softmax(-1)
-    logits = logits.masked_fill(probabilities < sampling.min_p * probabilities.amax(), _NEVER)
-    return _top_p(logits, sampling.top_p)
+    least = slots.min_p[:, None] * probabilities.amax(-1, keepdim=True)
+    return _top_p(logits.masked_fill(probabilities < least, _NEVER), slots.improbable[:, None])
 
 
-def _turbo_kept(logits: Tensor, seen: Tensor, sampling: Sampling) -> Tensor:
-    """Temperature, top-k, top-p, repetition penalty: t3.py:404-413."""
-    logits = logits / sampling.temperature
-    lowest = logits.topk(min(_TURBO_TOP_K, len(logits))).values[-1]
+def turbo_kept(logits: Tensor, slots: Slots) -> Tensor:
+    """Temperature, top-k, top-p, repetition penalty: t3.py:404-413. What is not kept is -inf."""
+    logits = logits / slots.temperature[:, None]
+    lowest = logits.topk(min(_TURBO_TOP_K, logits.shape[1])).values[:, -1:]
     logits = logits.masked_fill(logits < lowest, _NEVER)
-    if sampling.top_p < 1.0:
-        logits = _top_p(logits, sampling.top_p)
-    return _penalised(logits, seen, sampling.repetition_penalty)
+    improbable = slots.improbable[:, None]
+    # With a top-p of 1 upstream leaves the step out, and with it the ids whose share is too small to add up.
+    return _penalised(torch.where(improbable > 0, _top_p(logits, improbable), logits), slots)
 
 
-def _penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+def _penalised(logits: Tensor, slots: Slots) -> Tensor:
+    penalty = slots.repetition_penalty[:, None]
+    return torch.where(slots.seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
-def _top_p(logits: Tensor, top_p: float) -> Tensor:
-    """Keep the most likely ids that together reach `top_p`, at least one; as transformers' TopPLogitsWarper."""
+def _top_p(logits: Tensor, improbable: Tensor) -> Tensor:
+    """Drop the least likely ids that together have no more than `improbable`; as transformers' TopPLogitsWarper."""
     ascending, order = logits.sort(descending=False)
-    removed = ascending.softmax(-1).cumsum(-1) <= 1 - top_p
-    removed[-1] = False
-    return logits.masked_fill(torch.zeros_like(removed).scatter(0, order, removed), _NEVER)
+    removed = ascending.softmax(-1).cumsum(-1) <= improbable
+    removed[:, -1] = False
+    return logits.masked_fill(torch.zeros_like(removed).scatter(1, order, removed), _NEVER)

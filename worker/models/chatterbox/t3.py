@@ -1,168 +1,314 @@
-"""The token stage: from text and voice to speech tokens, one token a step for every run.
+"""The token stage: from text and voice to speech tokens, one token a step for every run, all runs at once.
 
-Upstream's own transformer does the arithmetic. What is ours is the loop: nothing of one request is kept on the model.
+Each run has a slot: a row of every column in `Slots` and, with guidance, two rows of the cache. Runs begin and end at
+any step. The host never waits for the device within a step: a token is read when it has come over by itself, on CUDA
+one step late.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import functools
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from chatterbox.models.t3.inference.alignment_stream_analyzer import LLAMA_ALIGNED_HEADS, AlignmentStreamAnalyzer
+from chatterbox.models.t3.inference.alignment_stream_analyzer import LLAMA_ALIGNED_HEADS
 from torch import Tensor
-from transformers import DynamicCache
 
+from worker.models.chatterbox import alignment
+from worker.models.chatterbox.arrivals import Arrivals
+from worker.models.chatterbox.backbone import Backbone
+from worker.models.chatterbox.cache import LENGTHS, batch_bucket, length_bucket
 from worker.models.chatterbox.conditionals import Voice
 from worker.models.chatterbox.family import START_SPEECH, STOP_SPEECH, Family
+from worker.models.chatterbox.graphs import StepGraphs
+from worker.models.chatterbox.prefixes import Prefix, Prefixes
 from worker.models.chatterbox.sampler import Sampling, draw
+from worker.models.chatterbox.slots import Slots
 
-# Shorter texts have no last five tokens that the alignment could look at; upstream fails at them.
-_SHORTEST_ALIGNED = 6
+# So many positions of a newcomer's text are read in one step, if others wait for theirs. Two rows of 64 are what a
+# step of 64 runs is, about.
+PIECE = 64
+# A step writes at a run's position and goes one on; and where the run is not heard any more, others' steps write there.
+_AHEAD = 2
 
 
-@dataclass(slots=True)
+class NoSlot(Exception):
+    """There are more runs than the stage was made for. A fault of ours: the scheduler admits no more."""
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class TokenRun:
-    """One text being turned into tokens. `tokens` are ids of sound; `has_ended` once the model said that it is done."""
+    """One text being turned into tokens. `tokens` are ids of sound; `has_ended` once the model said that it is done.
 
-    sampling: Sampling
-    tokens: list[int] = field(default_factory=list)
+    It has a slot until it has ended, or is ended, or nobody knows it any more.
+    """
+
+    tokens: list[int]
     has_ended: bool = False
-    cache: Any = None
-    logits: Tensor | None = None  # (V,) float32, of the token that comes next
-    seen: Tensor | None = None  # (V,) bool
-    alignment: _Alignment | None = None
+    slot: int | None = None  # None once it was given back
+    position: int = 0  # how much of it stands in the cache
+    prefix: Prefix | None = None  # that is not in the cache yet
+    unread: Tensor | None = None  # (rows, n, hidden) of text and given tokens, behind the prefix
+    speech: int = 0  # position of the first given token
+
+    @property
+    def is_read(self) -> bool:
+        """All that was given is in the cache, and every step draws a token."""
+        return self.unread is None
 
 
 class TokenStage:
-    """The token model and the loop around it. One thread."""
+    """The token model and the loop around it. One thread; `slots` runs at most."""
 
-    def __init__(self, t3: Any, family: Family) -> None:
+    def __init__(self, t3: Any, family: Family, slots: int) -> None:
         self._t3 = t3
         self._family = family
-        self._spies = _Spies(t3.tfmr) if family.is_multilingual else None
-        self._backbone_dtype = t3.speech_head.weight.dtype
+        self._rows = 1 if family.is_turbo else 2  # of a slot; with guidance the second is blind to the text
+        self._backbone = Backbone(t3, heads_heard=LLAMA_ALIGNED_HEADS if family.is_multilingual else ())
+        self._prefixes = Prefixes(t3, self._backbone)
+        self._cache = self._backbone.cache()
+        self._count = slots
+        self._slots = Slots.empty(slots, t3.hp.speech_tokens_dict_size, t3.device)
+        self._part = functools.cache(self._slots.part)
+        # Who has a slot. Weakly, so that a run that somebody forgot to end gives its slot back nevertheless.
+        self._held: weakref.WeakValueDictionary[int, TokenRun] = weakref.WeakValueDictionary()
+        self._due: frozenset[int] = frozenset()  # what is in `is_due` on the device
+        self._graphs = StepGraphs(self._say, t3.device, self._nobody_due)
+        self._arrivals: Arrivals[TokenRun] = Arrivals(self._slots.out)
+        self._is_late = t3.device.type == "cuda"
+
+    def __repr__(self) -> str:
+        return f"<TokenStage slots={len(self._held)}/{self._count} {self._cache} {self._prefixes}>"
+
+    @property
+    def free(self) -> int:
+        """How many runs could begin now."""
+        return self._count - len(self._held)
+
+    @torch.inference_mode()
+    def warm_up(self, positions: int) -> None:
+        """Where steps are recorded: take the memory for all slots of so many positions, and record all their shapes.
+
+        Elsewhere memory is taken as it is needed.
+        """
+        if self._t3.device.type != "cuda":
+            return
+        self._make_room(self._count, positions)
+        for batch in sorted({self._batch(count) for count in range(1, self._count + 1)}, reverse=True):
+            for length in LENGTHS:
+                if length <= self._cache.length:
+                    self._graphs.record(batch, length)
 
     @torch.inference_mode()
     def begin(
         self, voice: Voice, text: Tensor, sampling: Sampling, exaggeration: float, tokens: Sequence[int] = ()
     ) -> TokenRun:
-        """Read the text, and the `tokens` that another worker made of it already; the next one is ready to be drawn."""
-        run = TokenRun(sampling, list(tokens))
-        run.seen = torch.zeros(self._t3.hp.speech_tokens_dict_size, dtype=torch.bool, device=self._t3.device)
-        if not (self._family.is_turbo and tokens):
-            run.seen[START_SPEECH] = True
-        ids = text.to(self._t3.device)
-        embeddings = self._turbo_prompt(voice, ids) if self._family.is_turbo else self._prompt(voice, ids, exaggeration)
-        if self._spies is not None and len(ids) >= _SHORTEST_ALIGNED:
-            begin = voice.prefix.shape[1] + 1
-            run.alignment = _Alignment((begin, begin + len(ids)))
-        run.cache = DynamicCache()
-        self._forward(run, embeddings, before=None)
+        """Take a slot for a text, and the `tokens` that another worker made of it already; `step` reads and goes on.
+
+        Raises:
+            NoSlot: none is free.
+            ValueError: the text is longer than any model's.
+        """
+        slot = next((slot for slot in range(self._count) if slot not in self._held), None)
+        if slot is None:
+            raise NoSlot(f"all {self._count} slots of the token stage are taken")
+        prefix = self._prefixes.take(voice, exaggeration)
+        unread = self._prompt(self._sent(text))
         if tokens:
-            self._reread(run)
+            given = self._sent(torch.tensor(tokens))
+            unread = torch.cat([unread, self._speech(given, first=1)], dim=1)
+        self._make_room(slot + 1, prefix.length + unread.shape[1] + _AHEAD)
+        part = self._part(slot, slot + 1)
+        sampling.enter(part)
+        part.position.zero_()
+        part.drawn.fill_(len(tokens))
+        part.seen.zero_()
+        for token, column in zip(tokens[-2:][::-1], (part.token, part.previous), strict=False):
+            column.fill_(token)
+        if tokens:
+            part.seen[:, given] = True
+        alignment.watch(part, prefix.length, len(text) if self._family.is_multilingual else 0)
+        speech = prefix.length + unread.shape[1] - len(tokens)
+        run = TokenRun(list(tokens), slot=slot, prefix=prefix, unread=unread, speech=speech)
+        self._held[slot] = run
         return run
+
+    def end(self, run: TokenRun) -> None:
+        """Give the run's slot back, if it has it still. It will not be stepped again; its tokens stay as they are."""
+        if run.slot is not None:
+            del self._held[run.slot]
+            run.slot = run.prefix = run.unread = None
 
     @torch.inference_mode()
     def step(self, runs: Sequence[TokenRun]) -> None:
-        """Draw the next token of every run and read it."""
-        for run in runs:
-            assert run.logits is not None, "stepped before it was begun"
-            assert run.seen is not None
-            position = len(run.tokens)
-            token = draw(run.logits, run.seen, run.sampling, position, is_turbo=self._family.is_turbo)
-            if token == STOP_SPEECH:
-                run.has_ended = True
-                run.cache = run.logits = None
-                continue
-            if self._family.is_turbo and not position:
-                run.seen[START_SPEECH] = False  # it counts for the first token only: t3.py:431, 454
+        """Draw the next token of every run; those that have just begun read instead.
+
+        If anybody has a token to draw, the newcomers together read `PIECE` positions, the first of them first. A token
+        that was drawn is in `tokens` when this returns; on CUDA, when the next one does.
+        """
+        assert all(run.slot is not None for run in runs), "stepped after its end"
+        speaking = [run for run in runs if run.is_read]
+        if speaking:
+            self._close_ranks()
+            self._set_due(frozenset(run.slot for run in speaking if run.slot is not None))
+            longest = max(run.position for run in speaking) + _AHEAD
+            batch = self._batch(max(self._due) + 1)
+            self._make_room(batch, longest)
+            self._graphs(batch, length_bucket(longest))
+            for run in speaking:
+                run.position += 1
+        fresh = self._read_on([run for run in runs if not run.is_read], is_awaited=bool(speaking))
+        if drawing := [(run.slot, run) for run in (*speaking, *fresh) if run.slot is not None]:
+            self._arrivals.send(drawing)
+        for run, token in self._arrivals.take(but_last=self._is_late and bool(drawing)):
+            self._hear(run, token)
+
+    # -- a step
+
+    def _hear(self, run: TokenRun, token: int) -> None:
+        if run.slot is None or token < 0:
+            return  # it was ended meanwhile, or had drawn its end before
+        if token == STOP_SPEECH:
+            run.has_ended = True
+            self.end(run)
+        else:
             run.tokens.append(token)
-            run.seen[token] = True
-            self._forward(run, self._embedding(token, position + 1), before=token)
 
-    def end(self, run: TokenRun) -> None:
-        """Give back what the run holds; it is not stepped again."""
-        run.cache = run.logits = None
-
-    def _reread(self, run: TokenRun) -> None:
-        assert run.seen is not None
-        run.seen[run.tokens] = True
-        embeddings = [self._embedding(token, position + 1) for position, token in enumerate(run.tokens)]
-        if run.alignment is None:
-            self._forward(run, torch.cat(embeddings, dim=1), before=None)
-            return
-        # The alignment goes forward a token at a time.
-        for token, embedding in zip(run.tokens, embeddings, strict=True):
-            self._forward(run, embedding, before=token)
-
-    def _forward(self, run: TokenRun, embeddings: Tensor, before: int | None) -> None:
-        """Read embeddings (rows, n, hidden) behind what was read before; leave the next logits in the run."""
-        if self._spies is not None:
-            self._spies.run = run
-        hidden = self._t3.tfmr(
-            inputs_embeds=embeddings.to(self._backbone_dtype), past_key_values=run.cache, use_cache=True
-        ).last_hidden_state
-        logits = self._t3.speech_head(hidden[:, -1]).float()
+    def _say(self, batch: int, length: int) -> None:
+        """Read the last token of the first `batch` slots and draw the next one. Waits for nothing; may be recorded."""
+        slots = self._part(0, batch)
+        on = slots.is_alive & slots.is_due
+        x = self._t3.speech_emb(slots.token)
         if not self._family.is_turbo:
-            guidance = run.sampling.cfg_weight
-            logits = logits[:1] + guidance * (logits[:1] - logits[1:])
-        if run.alignment is not None:
-            logits = run.alignment.step(logits, next_token=START_SPEECH if before is None else before)
-        run.logits = logits[0]
+            x = x + self._t3.speech_pos_emb.emb(slots.drawn)
+        rows = self._rows * batch
+        positions = slots.position[:, None].expand(-1, self._rows).reshape(rows, 1)
+        x = x[:, None].expand(-1, self._rows, -1).reshape(rows, 1, -1)
+        hidden, attention = self._backbone.read(x, self._cache, slice(0, rows), positions, length)
+        slots.position.add_(on)
+        now = None if attention is None else alignment.follow(slots, attention[:, -1], slots.drawn, on)
+        self._draw(slots, hidden, now, on)
 
-    def _prompt(self, voice: Voice, text: Tensor, exaggeration: float) -> Tensor:
-        """Return (2, n, hidden): voice, emotion, text, two begins of speech; the second row is blind to the text.
+    def _draw(self, slots: Slots, hidden: Tensor, now: Tensor | None, on: Tensor) -> None:
+        logits = self._t3.speech_head(hidden).float()
+        if not self._family.is_turbo:
+            logits = logits[::2] + slots.cfg_weight[:, None] * (logits[::2] - logits[1::2])
+        if now is not None:
+            logits = alignment.judged(slots, logits, now)
+        slots.take(draw(logits, slots, is_turbo=self._family.is_turbo), on)
+
+    @contextmanager
+    def _nobody_due(self) -> Iterator[None]:
+        due = self._due
+        self._set_due(frozenset())
+        try:
+            yield
+        finally:
+            self._set_due(due)
+
+    def _set_due(self, due: frozenset[int]) -> None:
+        if due != self._due:
+            self._slots.is_due.copy_(self._sent(torch.tensor([slot in due for slot in range(self._count)])))
+            self._due = due
+
+    # -- slots
+
+    def _batch(self, count: int) -> int:
+        """Return how many slots a step computes so that `count` are in it: few sizes, each with its own recordings."""
+        return min(batch_bucket(count), self._count)
+
+    def _make_room(self, slots: int, positions: int) -> None:
+        if self._cache.grow(self._rows * self._batch(slots), length_bucket(positions)):
+            self._graphs.forget()
+
+    def _close_ranks(self) -> None:
+        """Move runs into slots that have come free before them, if that makes the batch smaller."""
+        batch = self._batch(len(self._held))
+        free = (slot for slot in range(batch) if slot not in self._held)
+        for source, run in sorted(self._held.items()):
+            if source >= batch:
+                target = next(free)
+                self._cache.move(self._rows_of(source), self._rows_of(target), run.position)
+                self._slots.move(source, target)
+                del self._held[source]
+                self._held[target] = run
+                run.slot = target
+
+    def _rows_of(self, slot: int) -> slice:
+        return slice(self._rows * slot, self._rows * (slot + 1))
+
+    # -- reading what was given
+
+    def _read_on(self, runs: Sequence[TokenRun], *, is_awaited: bool) -> list[TokenRun]:
+        """Read on in the first of the runs that have just begun; return those that have drawn their first token.
+
+        A piece of it, if somebody is waiting; else until it speaks.
+        """
+        for run in runs:
+            while not run.is_read:
+                self._read_piece(run)
+                if is_awaited:
+                    return [run] if run.is_read else []
+            return [run]
+        return []
+
+    def _read_piece(self, run: TokenRun) -> None:
+        assert run.slot is not None
+        assert run.unread is not None
+        slots = self._part(run.slot, run.slot + 1)
+        if run.prefix is not None:
+            if not run.prefix.is_whole:
+                self._prefixes.read_on(run.prefix, PIECE)
+                return
+            self._cache.put(run.prefix.cache, self._rows_of(run.slot))
+            run.position, run.prefix = run.prefix.length, None
+        piece, rest = run.unread[:, :PIECE], run.unread[:, PIECE:]
+        end = run.position + piece.shape[1]
+        hidden, attention = self._backbone.read(
+            piece, self._cache, self._rows_of(run.slot), self._backbone.positions(run.position, end), length_bucket(end)
+        )
+        on = torch.ones(1, dtype=torch.bool, device=self._t3.device)
+        now = None
+        if attention is not None:
+            # The alignment goes forward a token at a time, from the position in front of the first one.
+            for position in range(max(run.position, run.speech - 1), end):
+                frame = self._backbone.positions(position - run.speech + 1, position - run.speech + 2)[0]
+                now = alignment.follow(slots, attention[:, position - run.position], frame, on)
+        run.position = end
+        slots.position.fill_(end)
+        run.unread = rest if rest.shape[1] else None
+        if run.is_read:
+            self._draw(slots, hidden, now, on)
+
+    def _prompt(self, text: Tensor) -> Tensor:
+        """Return (rows, n, hidden): the text and the begin of speech; the second row is blind to the text.
 
         Guidance of 0 has two rows as well: upstream has one there, and fails.
         """
         t3 = self._t3
-        emotion = t3.cond_enc.emotion_adv_fc(torch.full((1, 1, 1), exaggeration, device=t3.device))
+        begin = self._speech(torch.full((1,), START_SPEECH, device=t3.device), first=0)
         words = t3.text_emb(text)[None]
+        if self._family.is_turbo:
+            return torch.cat([words, begin], dim=1)
         words = torch.cat([words, torch.zeros_like(words)]) + t3.text_pos_emb(text[None])
         # Two of them, both at position 0: t3.py:260 and :319.
-        begin = self._embedding(START_SPEECH, 0)
-        voiced = torch.cat([voice.prefix, emotion], dim=1).expand(2, -1, -1)
-        return torch.cat([voiced, words, begin, begin], dim=1)
+        return torch.cat([words, begin, begin], dim=1)
 
-    def _turbo_prompt(self, voice: Voice, text: Tensor) -> Tensor:
-        return torch.cat([voice.prefix, self._t3.text_emb(text)[None], self._embedding(START_SPEECH, 0)], dim=1)
-
-    def _embedding(self, token: int, position: int) -> Tensor:
-        """Return the embedding of a speech token, (rows, 1, hidden)."""
+    def _speech(self, tokens: Tensor, first: int) -> Tensor:
+        """Return the embeddings of speech tokens (n,), the first of them at position `first`: (rows, n, hidden)."""
         t3 = self._t3
-        embedding = t3.speech_emb(torch.tensor([[token]], device=t3.device))
+        embeddings = t3.speech_emb(tokens)[None]
         if self._family.is_turbo:
-            return embedding
-        return (embedding + t3.speech_pos_emb.get_fixed_embedding(position)).expand(2, -1, -1)
+            return embeddings
+        positions = self._backbone.positions(first, first + len(tokens))
+        return (embeddings + t3.speech_pos_emb.emb(positions)).expand(2, -1, -1)
 
-
-class _Spies:
-    """Hands the attention of three heads to the run that is being read.
-
-    Hooked in once. Upstream adds three hooks a request and never takes them off: after forty requests every step
-    copies 155 attention maps to the host.
-    """
-
-    def __init__(self, transformer: Any) -> None:
-        self.run: TokenRun | None = None
-        for index, (layer, head) in enumerate(LLAMA_ALIGNED_HEADS):
-            transformer.layers[layer].self_attn.register_forward_hook(self._hook(index, head))
-
-    def _hook(self, index: int, head: int) -> Any:
-        def note(_module: Any, _inputs: Any, output: Any) -> None:
-            if self.run is not None and self.run.alignment is not None:
-                self.run.alignment.last_aligned_attns[index] = output[1][0, head].float().cpu()
-
-        return note
-
-
-class _Alignment(AlignmentStreamAnalyzer):
-    """Upstream's watch over where in the text the speech is: holds the end back, or forces it. Without its hooks."""
-
-    def __init__(self, text: tuple[int, int]) -> None:
-        super().__init__(None, None, text, eos_idx=STOP_SPEECH)
-
-    def _add_attention_spy(self, tfmr: Any, buffer_idx: int, layer_idx: int, head_idx: int) -> None:
-        pass
+    def _sent(self, values: Tensor) -> Tensor:
+        """Bring a tensor to the device without waiting for what the device has to do before."""
+        if self._t3.device.type == "cuda":
+            values = values.pin_memory()
+        return values.to(self._t3.device, non_blocking=True)

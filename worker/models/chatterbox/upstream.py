@@ -63,9 +63,6 @@ def load_parts(directory: Path, family: Family, device: str, sound_device: str, 
     _fill(voice_encoder, directory / family.voice_encoder_file, strict=True)
     if family.is_turbo:
         del t3.tfmr.wte
-    if family.is_multilingual:
-        # Upstream reads where in the text it is from the attention of three layers; only this kind hands it out.
-        t3.tfmr.config._attn_implementation = "eager"
     for part, place in ((t3, device), (s3gen, sound_device), (voice_encoder, device)):
         part.to(place).eval().requires_grad_(False)
     _without_weight_norm(s3gen.mel2wav)
