@@ -172,6 +172,8 @@ def test_where_the_gateway_itself_cannot_be_asked_only_all_at_once_is_suspicious
     assert through((AT_ONCE, None), (AT_ONCE, None)).level is Level.WARNING
     assert through((LIVE, None)).level is Level.OK
     assert through((speech((0.3, 16000)), None)).level is Level.OK, "a fleet so fast has it whole in a moment"
+    slow = speech((2.0, 4000), (4.0, 8000))
+    assert through((slow, None)).level is Level.OK, "one that begins late and goes on is slow, and not held back"
 
 
 def test_a_speech_that_fails_is_told_from_one_that_the_proxy_cuts_off():
