@@ -58,3 +58,19 @@ def test_recordings_of_both_pipelines_are_measured_and_can_be_heard(checkpoint: 
         assert one["word_error_rate"] is not None
     assert all(take["seams"] == 0 for take in report["takes"]["upstream"])
     assert page.read_text().count("<audio") == 3
+
+
+@pytest.mark.e2e
+def test_a_split_is_measured_beside_one_worker_and_two(tmp_path: Path) -> None:
+    where = tmp_path / "split.json"
+    load = ["--characters", "30", "--requests", "3", "--connections", "3", "--slots", "3", "--turns", "1"]
+    assert main(["split", *load, "--json", str(where)]) == 0
+    report = json.loads(where.read_text())
+    one, parallel, split = (report["turns"][name][0] for name in ("one", "parallel", "split"))
+    assert one["audio_seconds"] == parallel["audio_seconds"] == split["audio_seconds"] > 0
+    for turn in (one, parallel, split):
+        assert turn["stage_seconds"]["decode"] > 0
+        assert turn["stage_seconds"]["vocode"] > 0
+        assert turn["device_bytes"] > 1e8
+    assert 0 <= split["overlap_ratio"] <= 1
+    assert report["advice"]["choice"] in ("one", "parallel", "split")
