@@ -21,6 +21,10 @@ from worker.models.chatterbox.upstream import Parts
 LONGEST_TEXT = {"chatterbox": 90, "chatterbox-multilingual": 90, "chatterbox-turbo": 40}
 
 
+# Multilingual's watch may hold the end of random speech back for ever.
+MOST_TOKENS = 60
+
+
 @dataclass(frozen=True)
 class Request:
     text: Tensor
@@ -58,8 +62,9 @@ def begun(stage: TokenStage, request: Request, tokens: Sequence[int] = ()) -> To
 
 def alone(stage: TokenStage, request: Request, tokens: Sequence[int] = ()) -> list[int]:
     run = begun(stage, request, tokens)
-    while not run.has_ended:
+    while not run.has_ended and len(run.tokens) < MOST_TOKENS:
         stage.step([run])
+    stage.end(run)
     return run.tokens
 
 
@@ -83,6 +88,7 @@ def in_company(
             stage.end(running[number])
             made[number] = (running.pop(number).tokens, False)
         for number, run in list(running.items()):
-            if run.has_ended:
-                made[number] = (running.pop(number).tokens, True)
+            if run.has_ended or len(run.tokens) >= MOST_TOKENS:
+                stage.end(run)
+                made[number] = (running.pop(number).tokens, run.has_ended)
     return [made[number] for number in range(len(requests))]

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.chatterbox import upstream
 from tests.chatterbox.conftest import SLOTS, Models
-from tests.chatterbox.decoding import Speakers, alone, begun, in_company
+from tests.chatterbox.decoding import MOST_TOKENS, Speakers, alone, begun, in_company
 from tests.chatterbox.speaking import ALL, segment
 from worker.models.chatterbox import alignment
 from worker.models.chatterbox.family import FAMILIES, STOP_SPEECH
@@ -72,7 +72,7 @@ def test_tokens_are_upstreams_whoever_joins_and_leaves(
     sys.stdout.write(f"{model_id}: {compared} requests as upstream's, {ended} of them to their end\n")
     # Else the random weights would say the same whatever they are given, and equality would mean nothing.
     assert len(made) > most / 2
-    assert ended > most / 2
+    assert ended > most / 4
 
 
 @pytest.mark.parametrize("model_id", ALL)
@@ -282,7 +282,7 @@ def test_a_step_may_be_recorded_at_any_time(speakers: dict[str, Speakers]) -> No
         columns = [getattr(stage._slots, name) for name in Slots.__dataclass_fields__]
         places = [tensor.data_ptr() for tensor in (*columns, *stage._cache.keys, *stage._cache.values)]
         with torch.inference_mode():
-            while speaking := [run for run in runs if not run.has_ended]:
+            while speaking := [run for run in runs if not run.has_ended and len(run.tokens) < MOST_TOKENS]:
                 stage.step(speaking)
                 with stage._nobody_due():
                     stage._say(4, 512)
