@@ -176,6 +176,21 @@ def test_a_word_without_an_end_fails_the_segment_and_is_never_cut(loaded: Models
         speak(model, [segment("chatterbox", "Endless")])
 
 
+def test_what_is_on_the_way_is_not_tried_again_when_it_ends_badly(loaded: Models, scripted: Any) -> None:
+    model = loaded("chatterbox", stream="chunk")
+    before = counted(model, Guard.TRAILING_SILENCE)
+    scripted([*range(60), *[SILENCE] * 60, STOP_SPEECH])
+    assert len(speak(model, [segment("chatterbox")])[0]) == 2 * 960 * 120
+    assert counted(model, Guard.TRAILING_SILENCE) == before + 1
+
+
+def test_what_is_on_the_way_and_does_not_end_fails_the_segment(loaded: Models, scripted: Any) -> None:
+    model = loaded("chatterbox", stream="chunk")
+    scripted(list(range(6000)))
+    with pytest.raises(TtsError, match="after its sound was on the way"):
+        speak(model, [segment("chatterbox")])
+
+
 def test_a_guard_that_fires_for_one_leaves_the_others_alone(loaded: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded("chatterbox")
     expected = speak(model, [segment("chatterbox")])[0]
