@@ -72,7 +72,8 @@ def test_tokens_are_upstreams_whoever_joins_and_leaves(
     sys.stdout.write(f"{model_id}: {compared} requests as upstream's, {ended} of them to their end\n")
     # Else the random weights would say the same whatever they are given, and equality would mean nothing.
     assert len(made) > most / 2
-    assert ended > most / 4
+    # Multilingual's watch holds the end of most random speech back.
+    assert ended > (0 if speaker.family.is_multilingual else most / 2)
 
 
 @pytest.mark.parametrize("model_id", ALL)
