@@ -66,7 +66,7 @@ def test_the_model_says_how_it_came_to_its_slots(checkpoint: Checkpoints, monkey
     with pytest.raises(Exception, match="CUDA"):  # this machine has none: the sum was made before
         model.load()
     need = filled(needed(ENGLISH, is_half=True, slots=1), 20 * GIB)
-    assert model.settings()["memory"] == f"{need}; 20.00 GiB were free"
+    assert model.settings()["memory"] == f"cuda:0: {need}; 20.00 GiB were free"
     assert f"{need.slots} x 0.31 GiB" in model.settings()["memory"]
 
 
