@@ -18,8 +18,6 @@ from worker.models.chatterbox.family import FAMILIES
 from worker.models.chatterbox.model import ChatterboxModel
 from worker.models.chatterbox.tiny import make
 
-torch.set_num_threads(1)
-
 SLOTS = 16
 
 Checkpoints = Callable[[str], Path]
@@ -38,6 +36,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
         return made[model]
 
     return of
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """The recogniser of `tts-bench quality` asks OpenMP for two, and whatever runs in the process then has two."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
