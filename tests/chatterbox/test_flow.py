@@ -103,7 +103,7 @@ def test_fewer_steps_and_a_shorter_recording_make_another_sound_of_the_same_leng
     assert (fewer.settings()["cfm_steps"], fewer.settings()["reference_seconds"]) == (3, 1)
     assert usual.voice_format() == fewer.voice_format(), "what one has prepared, the other can use"
     prepared = usual.prepare_voice(clip())
-    voices = [model._voices.take("", prepared, model._get().parts) for model in (usual, fewer)]
+    voices = [model._voices.take("a clip", prepared, model._get().parts) for model in (usual, fewer)]
     for model in (usual, fewer):
         model._voices.clear()
     assert [voice.prompt_token.shape[1] for voice in voices] == [150, 25]

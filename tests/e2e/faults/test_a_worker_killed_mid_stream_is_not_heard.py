@@ -13,7 +13,9 @@ TEXT = "This sentence is under way when the worker that speaks it is killed, and
 @pytest.mark.parametrize("fault", ["exit-after", "fail-after", "stall-after"])
 async def test_the_listener_gets_the_whole_text(cluster: Cluster, fault: str):
     await cluster.start_gateway("--stall-timeout", "0.5")
-    await cluster.start_workers(2, "--tone-realtime-factor", "0.002")
+    # Slow enough that the chunks before the fault have left the worker when it comes: of a segment of which nothing has
+    # come the next worker knows nothing either, and has the fault as well.
+    await cluster.start_workers(2, "--tone-realtime-factor", "0.3")
     text = f"{{tone:{fault}=3}} {TEXT}"
     answer = await cluster.speak(text, format="pcm")
     assert answer.status == 200
