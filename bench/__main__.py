@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from collections.abc import Sequence
 from typing import Protocol
 
 from bench import compare, connections, engine, load, policies, quality, speedup, split
 from bench.errors import OptionError
+from bench.fleet import TERMINATED, FleetError
 
 INTERRUPTED = 130  # what a shell expects of a command that SIGINT ended
 
@@ -47,8 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OptionError as error:
         print(f"tts-bench {arguments.subcommand}: error: {error}", file=sys.stderr)
         return 2
+    except FleetError as error:
+        print(f"tts-bench {arguments.subcommand}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return INTERRUPTED
+    except asyncio.CancelledError:  # SIGTERM, as `ends_on_sigterm` takes it
+        return TERMINATED
 
 
 if __name__ == "__main__":

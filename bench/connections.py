@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from bench.client import SpeechClient
 from bench.closed import speak_all
 from bench.errors import OptionError
 from bench.figures import summarize
-from bench.fleet import TERMINATED, FleetError, ends_on_sigterm
+from bench.fleet import ends_on_sigterm
 from bench.gpu_load import GpuLoad, watched_gpus
 from bench.journey import Journey
 from bench.options import check_writable
@@ -62,13 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write and print; 1 when a request failed or a process ended by itself."""
     options = read_options(arguments)
-    try:
-        rows = asyncio.run(_measure(options))
-    except FleetError as error:
-        print(f"tts-bench connections: {error}", file=sys.stderr)
-        return 1
-    except asyncio.CancelledError:
-        return TERMINATED
+    rows = asyncio.run(_measure(options))
     report = build_report(options, rows)
     if arguments.json is not None:
         write_report(report, arguments.json)

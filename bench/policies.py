@@ -18,7 +18,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 from bench.errors import OptionError
-from bench.fleet import TERMINATED, FleetError, ends_on_sigterm
+from bench.fleet import ends_on_sigterm
 from bench.options import check_writable
 from bench.picture import picture
 from bench.plot import check_plot
@@ -93,11 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
     runs = [one for report in earlier for one in report["runs"]]
     try:
         asyncio.run(_measure_all(turns, runs))
-    except FleetError as error:
-        print(f"tts-bench policies: {error}", file=sys.stderr)
-        return 1
-    except asyncio.CancelledError:
-        return TERMINATED
     finally:
         report = build_report(options, runs)
         if arguments.json is not None:

@@ -7,7 +7,6 @@ import asyncio
 import json
 import shlex
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from rich.table import Table
 
 from bench.client import Api, SpeechClient, Target, open_session
 from bench.errors import OptionError
-from bench.fleet import TERMINATED, Fleet, FleetError, ends_on_sigterm
+from bench.fleet import Fleet, FleetError, ends_on_sigterm
 from bench.journey import Journey
 from bench.options import check_writable
 from bench.ratios import Spread, spread
@@ -76,13 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write and print; 1 when a text was not spoken or a process ended by itself."""
     options = read_options(arguments)
-    try:
-        spoken = asyncio.run(_measure_all(options))
-    except FleetError as error:
-        print(f"tts-bench speedup: {error}", file=sys.stderr)
-        return 1
-    except asyncio.CancelledError:
-        return TERMINATED
+    spoken = asyncio.run(_measure_all(options))
     report = build_report(options, spoken)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from bench.arrangement import Advice, Arrangement, Outcome, advise
 from bench.closed import speak_all
 from bench.errors import OptionError
 from bench.figures import summarize
-from bench.fleet import TERMINATED, FleetError, ends_on_sigterm
+from bench.fleet import FleetError, ends_on_sigterm
 from bench.gpu_load import GpuLoad, watched_gpus
 from bench.options import check_writable
 from bench.progress import Steps
@@ -85,13 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write and print; 1 when a text was not spoken or a process ended by itself."""
     options = read_options(arguments)
-    try:
-        turns = asyncio.run(_measure(options))
-    except FleetError as error:
-        print(f"tts-bench split: {error}", file=sys.stderr)
-        return 1
-    except asyncio.CancelledError:
-        return TERMINATED
+    turns = asyncio.run(_measure(options))
     report = build_report(options, turns)
     if arguments.json is not None:
         write_report(report, arguments.json)

@@ -171,9 +171,7 @@ class Gateway:
         await self.registry.close()
         await internal.cleanup()
 
-    def _applications(
-        self, session: aiohttp.ClientSession, executor: ThreadPoolExecutor
-    ) -> tuple[web.Application, web.Application]:
+    def _service(self, session: aiohttp.ClientSession) -> SpeechService:
         config = self.config
         dispatcher = Dispatcher(
             self.pool,
@@ -192,7 +190,7 @@ class Gateway:
             look_ahead=config.look_ahead,
             whole=config.whole,
         )
-        service = SpeechService(
+        return SpeechService(
             self.pool,
             dispatcher,
             options,
@@ -201,6 +199,12 @@ class Gateway:
             voices=self.voices,
             quotas=Quotas(time.monotonic),
         )
+
+    def _applications(
+        self, session: aiohttp.ClientSession, executor: ThreadPoolExecutor
+    ) -> tuple[web.Application, web.Application]:
+        config = self.config
+        service = self._service(session)
         answerer = Answerer(service, self.observer, executor, config.reader_timeout)
         self._streams = StreamRoutes(
             answerer, self.access.caller, config.max_characters, config.idle_timeout, lambda: self._stopping

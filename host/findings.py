@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -41,6 +42,15 @@ def warning(subject: str, seen: str, why: str, command: str) -> Finding:
 
 def problem(subject: str, seen: str, why: str, command: str) -> Finding:
     return Finding(Level.PROBLEM, subject, seen, why, command)
+
+
+def tell(findings: Sequence[Finding], *, to_programs: bool) -> int:
+    """Print the findings, as JSON for programs or for people; return the exit code of the doctor."""
+    if to_programs:
+        sys.stdout.write(as_json(findings) + "\n")
+    else:
+        show(findings, Console(highlight=False))
+    return exit_code(findings)
 
 
 def exit_code(findings: Sequence[Finding]) -> int:

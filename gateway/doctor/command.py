@@ -5,11 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-from rich.console import Console
 
 from gateway.config import Config, ConfigError, add_options, read_config
 from gateway.doctor import checks, facts, outside
@@ -29,11 +26,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     options = _parser().parse_args(arguments)
     found = list(_findings(options))
-    if options.json:
-        sys.stdout.write(findings.as_json(found) + "\n")
-    else:
-        findings.show(found, Console(highlight=False))
-    return findings.exit_code(found)
+    return findings.tell(found, to_programs=options.json)
 
 
 def _parser() -> argparse.ArgumentParser:

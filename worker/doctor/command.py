@@ -6,11 +6,8 @@ import argparse
 import asyncio
 import importlib.util
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-from rich.console import Console
 
 from host import checks as host_checks
 from host import facts as host_facts
@@ -29,11 +26,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     options, of_worker = _parser().parse_known_args(arguments)
     found = list(_findings(of_worker, options.settings))
-    if options.json:
-        sys.stdout.write(findings.as_json(found) + "\n")
-    else:
-        findings.show(found, Console(highlight=False))
-    return findings.exit_code(found)
+    return findings.tell(found, to_programs=options.json)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
+from host.facts import name_of
 from worker.models.base import DeviceLost
 from worker.models.chatterbox import memory
 from worker.models.chatterbox.memory import Need
@@ -56,11 +56,4 @@ def _holders(uuid: str) -> list[str]:
         running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
     except pynvml.NVMLError:
         return []
-    return [f"{_name(one.pid)} (pid {one.pid}) {(one.usedGpuMemory or 0) / (1 << 30):.2f} GiB" for one in running]
-
-
-def _name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return "a process elsewhere"
+    return [f"{name_of(one.pid)} (pid {one.pid}) {(one.usedGpuMemory or 0) / (1 << 30):.2f} GiB" for one in running]
