@@ -115,6 +115,7 @@ class Backbone:
     def __init__(self, t3: Any, *, heads_heard: Sequence[tuple[int, int]] = ()) -> None:
         self.dtype, self.device = t3.speech_head.weight.dtype, t3.device
         self._kind: _Kind = _Gpt2(t3.tfmr) if t3.is_gpt else _Llama(t3.tfmr, self.dtype, self.device)
+        self._head = t3.speech_head
         self._heads_heard = heads_heard
         self._index = torch.arange(LENGTHS[-1], device=self.device)
 
@@ -127,8 +128,18 @@ class Backbone:
         """Return (1, n): the numbers from `first` to before `end`, on the device."""
         return self._index[None, first:end]
 
+    @property
+    def is_sized(self) -> bool:
+        """What `read` costs grows with its `length`, and not only with what was read."""
+        return True
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return (rows, ids) float32 for hidden states (rows, hidden) that `read` returned."""
+        logits: Tensor = self._head(self._kind.finish(hidden)).float()
+        return logits
+
     def read(
-        self, x: Tensor, cache: Cache, rows: slice, positions: Tensor, length: int
+        self, x: Tensor, cache: Cache, rows: slice | Tensor, positions: Tensor, length: int
     ) -> tuple[Tensor, Tensor | None]:
         """Read embeddings `x` (rows, n, hidden) into `rows` of the cache at `positions`, (rows or 1, n).
 
@@ -139,29 +150,36 @@ class Backbone:
         kind = self._kind
         x = kind.enter(x.to(self.dtype), positions)
         turns = kind.turns(positions)
-        # 0 where it may look, else -inf: (rows or 1, 1, n, length).
-        ahead = self._index[:length] > positions[:, :, None]
-        mask = torch.zeros(ahead.shape, dtype=self.dtype, device=self.device)
-        mask = mask.masked_fill_(ahead, -torch.inf)[:, None]
-        number = self._index[: x.shape[0], None]
+        mask = self._mask(positions, length)
+        row = self._rows(rows)[:, None]
         heard: dict[tuple[int, int], Tensor] = {}
         for index, layer in enumerate(kind.layers):
             query, key, value = kind.project(layer, x, turns)
-            keys, values = cache.keys[index][rows], cache.values[index][rows]
-            keys[number, :, positions] = key
-            values[number, :, positions] = value
+            keys, values = cache.keys[index], cache.values[index]
+            keys[row, :, positions] = key
+            values[row, :, positions] = value
             query = query.transpose(1, 2)
-            keys, values = keys[:, :, :length], values[:, :, :length]
-            attended = scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+            keys, values = keys[rows, :, :length], values[rows, :, :length]
+            attended = scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None])
             x = kind.leave(layer, x, attended.transpose(1, 2).flatten(2))
             for pair in self._heads_heard:
                 if pair[0] == index:
-                    heard[pair] = _attention(query[::2, pair[1]], keys[::2, pair[1]], mask[::2, 0])
+                    heard[pair] = attention_of(query[::2, pair[1]], keys[::2, pair[1]], mask[::2])
         mean = torch.stack([heard[pair] for pair in self._heads_heard]).mean(0) if heard else None
-        return kind.finish(x[:, -1]), mean
+        return x[:, -1], mean
+
+    def _rows(self, rows: slice | Tensor) -> Tensor:
+        """Return the numbers of rows, on the device."""
+        return self._index[rows] if isinstance(rows, slice) else rows
+
+    def _mask(self, positions: Tensor, length: int) -> Tensor:
+        """Return 0 where a position may look, else -inf: (rows or 1, n, length)."""
+        ahead = self._index[:length] > positions[:, :, None]
+        mask = torch.zeros(ahead.shape, dtype=self.dtype, device=self.device)
+        return mask.masked_fill_(ahead, -torch.inf)
 
 
-def _attention(query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+def attention_of(query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
     """Return the weights (rows, n, length) of one head, float32, as the library's eager attention rounds them."""
     scores = query @ keys.transpose(1, 2) * query.shape[-1] ** -0.5 + mask
     return scores.softmax(-1, dtype=torch.float32).to(query.dtype).float()

@@ -29,49 +29,50 @@ def batch_bucket(count: int) -> int:
 
 
 class Cache:
-    """`keys[layer]` and `values[layer]` are (rows, heads, length, width). One writer: the engine thread."""
+    """`keys[layer]` and `values[layer]` are (rows, heads, length, width), parts of one tensor: what is moved is moved
+    at once. One writer: the engine thread."""
 
     def __init__(self, layers: int, heads: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._layers = layers
         self._shape = (heads, width)
         self._kind = {"dtype": dtype, "device": device}
         self.rows = self.length = 0
-        self.keys: list[Tensor] = [self._zeros(0, 0)] * layers
-        self.values: list[Tensor] = [self._zeros(0, 0)] * layers
+        self._take(self._zeros(0, 0))
 
     def __repr__(self) -> str:
-        return f"<Cache layers={len(self.keys)} rows={self.rows} length={self.length} bytes={self.bytes}>"
+        return f"<Cache layers={self._layers} rows={self.rows} length={self.length} bytes={self.bytes}>"
 
     @property
     def bytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() for tensor in (*self.keys, *self.values))
+        return self._all.numel() * self._all.element_size()
 
     def grow(self, rows: int, length: int) -> bool:
         """Have room for so many rows and positions; what is there stays. Returns whether the tensors are new ones.
 
-        One layer after the other, so that no more than one of them is there twice.
+        Old and new are there together for a moment.
         """
         if rows <= self.rows and length <= self.length:
             return False
+        old = self._all
         self.rows, self.length = max(rows, self.rows), max(length, self.length)
-        for tensors in (self.keys, self.values):
-            for layer, old in enumerate(tensors):
-                tensors[layer] = self._zeros(self.rows, self.length)
-                tensors[layer][: old.shape[0], :, : old.shape[2]] = old
+        self._take(self._zeros(self.rows, self.length))
+        self._all[:, :, : old.shape[2], :, : old.shape[4]] = old
         return True
 
     def move(self, source: slice, target: slice, length: int) -> None:
         """Copy the first `length` positions of some rows to other rows."""
-        for tensors in (self.keys, self.values):
-            for tensor in tensors:
-                tensor[target, :, :length] = tensor[source, :, :length]
+        self._all[:, :, target, :, :length] = self._all[:, :, source, :, :length]
 
     def put(self, other: Cache, rows: slice) -> None:
         """Copy the one row of another cache, whole, to the beginning of `rows`."""
-        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
-            for tensor, source in zip(mine, theirs, strict=True):
-                tensor[rows, :, : other.length] = source
+        self._all[:, :, rows, :, : other.length] = other._all
+
+    def _take(self, tensor: Tensor) -> None:
+        self._all = tensor
+        self.keys = list(tensor[:, 0])
+        self.values = list(tensor[:, 1])
 
     def _zeros(self, rows: int, length: int) -> Tensor:
         # Zeros: what was never written is masked, but a mask does not stop a NaN.
         heads, width = self._shape
-        return torch.zeros(rows, heads, length, width, **self._kind)
+        return torch.zeros(self._layers, 2, rows, heads, length, width, **self._kind)

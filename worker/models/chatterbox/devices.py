@@ -35,6 +35,16 @@ def find_room(device: str, model: str, need: Need, *, fill: bool) -> tuple[Need,
     return need, f"{device}: {memory.sum_of(need, free)}"
 
 
+def take_stream(device: torch.device) -> None:
+    """Give the calling thread a stream of its own, if it has none; on a CPU there are none.
+
+    Tokens come before sound: what is asked of the device here goes ahead of what other threads have asked. And the
+    default stream cannot be recorded.
+    """
+    if device.type == "cuda" and torch.cuda.current_stream(device) == torch.cuda.default_stream(device):
+        torch.cuda.set_stream(torch.cuda.Stream(device, priority=-1))
+
+
 @contextmanager
 def device_faults() -> Iterator[None]:
     """Turn a fault of the device into `DeviceLost`: its context is gone, and every later call in this process fails."""

@@ -76,11 +76,12 @@ class FunctionGraphs:
 
 
 class StepGraphs:
-    """One recording of `step` for each (batch, length). One thread, whose other work on the device may go on."""
+    """One recording of `step` for each shape that it is called with. One thread, whose other work on the device may go
+    on; on CUDA it must be on a stream of its own, since the default one cannot be recorded."""
 
     def __init__(
         self,
-        step: Callable[[int, int], None],
+        step: Callable[..., None],
         device: torch.device,
         idle: Callable[[], AbstractContextManager[None]],
     ) -> None:
@@ -88,52 +89,47 @@ class StepGraphs:
         self._step = step
         self._idle = idle
         self._is_recording = device.type == "cuda"
-        self._graphs: dict[tuple[int, int], Any] = {}
+        self._graphs: dict[tuple[int, ...], Any] = {}
         self._pool: Any = None
 
     def __repr__(self) -> str:
         return f"<StepGraphs {sorted(self._graphs)}>"
 
-    def __call__(self, batch: int, length: int) -> None:
+    def __call__(self, *shape: int) -> None:
         """Carry out the step. The first of a shape is recorded, which takes a part of a second."""
-        if not self._is_recording:
-            self._step(batch, length)
-            return
-        if (batch, length) not in self._graphs and not self.record(batch, length):
-            self._step(batch, length)
-            return
-        self._graphs[batch, length].replay()
+        if self._is_recording and (shape in self._graphs or self.record(*shape)):
+            self._graphs[shape].replay()
+        else:
+            self._step(*shape)
 
-    def record(self, batch: int, length: int) -> bool:
+    def record(self, *shape: int) -> bool:
         """Record a shape and return True; False where that does not work, and then it is not tried again."""
         if not self._is_recording:
             return False
         graph = torch.cuda.CUDAGraph()
         try:
             with self._idle():
-                self._warm(batch, length)
+                # Libraries set up at their first call what a recording does not allow.
+                self._step(*shape)
+                torch.cuda.current_stream().synchronize()
+                if self._pool is None:
+                    self._pool = torch.cuda.graph_pool_handle()
                 # Only this thread: the sound stage may ask for memory meanwhile.
-                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                    self._step(batch, length)
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                try:
+                    self._step(*shape)
+                finally:
+                    graph.capture_end()
         except RuntimeError:
             # If it was the device that broke, this raises again, and the process ends as it must.
             torch.cuda.synchronize()
-            log.exception("graphs=off batch=%d length=%d: the steps are carried out one by one, slower", batch, length)
+            log.exception("graphs=off shape=%s: the steps are carried out one by one, slower", shape)
             self._is_recording = False
             return False
-        self._pool = graph.pool()
-        self._graphs[batch, length] = graph
+        self._graphs[shape] = graph
         return True
 
     def forget(self) -> None:
         """Drop all recordings: the tensors that they speak of are there no more."""
         self._graphs.clear()
         self._pool = None
-
-    def _warm(self, batch: int, length: int) -> None:
-        """Let the libraries set up what they set up at their first call, which a recording does not allow."""
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            self._step(batch, length)
-        torch.cuda.current_stream().wait_stream(aside)

@@ -41,6 +41,11 @@ class Sampling:
             cfg_weight=given.get("cfg_weight", 0.0),
         )
 
+    @property
+    def is_cut(self) -> bool:
+        """There is a top-p that drops something."""
+        return self.top_p < 1.0
+
     def enter(self, slots: Slots) -> None:
         """Write these settings into a slot, which is all there is of `slots`."""
         slots.seed.fill_(self.seed)
@@ -51,35 +56,41 @@ class Sampling:
         slots.cfg_weight.fill_(self.cfg_weight)
 
 
-def draw(logits: Tensor, slots: Slots, *, is_turbo: bool) -> Tensor:
+def draw(logits: Tensor, slots: Slots, *, is_turbo: bool, is_cut: bool = True) -> Tensor:
     """Return the next token of every slot, (slots,) int64. Waits for nothing.
 
-    `logits` (slots, ids) are float32, after guidance.
+    `logits` (slots, ids) are float32, after guidance. Without `is_cut` all have a top-p of 1, and nothing is sorted.
     """
     # Of the ids from 6561 on only the end is a thing to say. Upstream draws the others too, and drops them afterwards
     # or hands them to the flow, whose table they run over. So its penalty on the begin of speech, 6561, is no loss.
     ids = torch.arange(logits.shape[1], device=logits.device)
     logits = logits.masked_fill((ids >= SPEECH_IDS) & (ids != STOP_SPEECH), _NEVER)
-    kept = (turbo_kept if is_turbo else kept_of)(logits, slots)
+    kept = (turbo_kept if is_turbo else kept_of)(logits, slots, is_cut=is_cut)
     # Gumbel's trick: the argmax of log p + noise is a draw from p, and needs no sum over p, whose rounding would
     # depend on the order of the row. With one id left it is greedy.
     chance = noise.uniform(slots.seed[:, None], noise.Stream.TOKENS, slots.drawn[:, None] * 16_384 + ids)
     return (kept.double() - torch.log(-torch.log(chance))).argmax(-1)
 
 
-def kept_of(logits: Tensor, slots: Slots) -> Tensor:
+def kept_of(logits: Tensor, slots: Slots, *, is_cut: bool = True) -> Tensor:
     """Repetition penalty, temperature, min-p, top-p: t3.py:355-368. What is not kept is -inf."""
     logits = _penalised(logits, slots) / slots.temperature[:, None]
     probabilities = logits.softmax(-1)
     least = slots.min_p[:, None] * probabilities.amax(-1, keepdim=True)
-    return _top_p(logits.masked_fill(probabilities < least, _NEVER), slots.improbable[:, None])
+    logits = logits.masked_fill(probabilities < least, _NEVER)
+    if is_cut:
+        return _top_p(logits, slots.improbable[:, None])
+    # What upstream's top-p of 1 drops: ids whose share is too small for a number.
+    return logits.masked_fill(logits.softmax(-1) == 0, _NEVER)
 
 
-def turbo_kept(logits: Tensor, slots: Slots) -> Tensor:
+def turbo_kept(logits: Tensor, slots: Slots, *, is_cut: bool = True) -> Tensor:
     """Temperature, top-k, top-p, repetition penalty: t3.py:404-413. What is not kept is -inf."""
     logits = logits / slots.temperature[:, None]
     lowest = logits.topk(min(_TURBO_TOP_K, logits.shape[1])).values[:, -1:]
     logits = logits.masked_fill(logits < lowest, _NEVER)
+    if not is_cut:
+        return _penalised(logits, slots)
     improbable = slots.improbable[:, None]
     # With a top-p of 1 upstream leaves the step out, and with it the ids whose share is too small to add up.
     return _penalised(torch.where(improbable > 0, _top_p(logits, improbable), logits), slots)

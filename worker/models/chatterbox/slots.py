@@ -27,7 +27,7 @@ class Slots:
     position: Tensor  # int64: in the cache, of what is written next
     drawn: Tensor  # int64: how many tokens there are
     out: Tensor  # int64: what the last step drew, -1 for nothing
-    is_alive: Tensor  # bool: has not drawn its end; the step itself writes it
+    is_alive: Tensor  # bool: has not drawn its end; a step itself writes that
     is_due: Tensor  # bool: is to be stepped; the host writes it
     seen: Tensor  # (slots, ids) bool: what the repetition penalty counts
     seed: Tensor  # int64

@@ -17,13 +17,15 @@ from typing import Any
 import torch
 from chatterbox.models.t3.inference.alignment_stream_analyzer import LLAMA_ALIGNED_HEADS
 from torch import Tensor
+from torch.nn.functional import pad
 
 from worker.models.chatterbox import alignment
 from worker.models.chatterbox.arrivals import Arrivals
-from worker.models.chatterbox.backbone import Backbone
 from worker.models.chatterbox.cache import LENGTHS, batch_bucket, length_bucket
 from worker.models.chatterbox.conditionals import Voice
+from worker.models.chatterbox.devices import take_stream
 from worker.models.chatterbox.family import START_SPEECH, STOP_SPEECH, Family
+from worker.models.chatterbox.fused import backbone_of
 from worker.models.chatterbox.graphs import StepGraphs
 from worker.models.chatterbox.prefixes import Prefix, Prefixes
 from worker.models.chatterbox.sampler import Sampling, draw
@@ -32,6 +34,8 @@ from worker.models.chatterbox.slots import Slots
 # So many positions of a newcomer's text are read in one step, if others wait for theirs. Two rows of 64 are what a
 # step of 64 runs is, about.
 PIECE = 64
+# On a GPU to read for many takes hardly longer than for one; on a CPU as much longer as they are more.
+_TOGETHER_GPU = 16
 # A step writes at a run's position and goes one on; and where the run is not heard any more, others' steps write there.
 _AHEAD = 2
 
@@ -52,12 +56,13 @@ class TokenRun:
     slot: int | None = None  # None once it was given back
     position: int = 0  # how much of it stands in the cache
     prefix: Prefix | None = None  # that is not in the cache yet
-    unread: Tensor | None = None  # (rows, n, hidden) of text and given tokens, behind the prefix
+    unread: Tensor | None = None  # (rows, n, hidden) of text and given tokens, behind the prefix; a step reads the last
     speech: int = 0  # position of the first given token
+    is_cut: bool = False  # its top-p drops something
 
     @property
     def is_read(self) -> bool:
-        """All that was given is in the cache, and every step draws a token."""
+        """All that was given is in the cache but the last, and every step draws a token."""
         return self.unread is None
 
 
@@ -68,7 +73,8 @@ class TokenStage:
         self._t3 = t3
         self._family = family
         self._rows = 1 if family.is_turbo else 2  # of a slot; with guidance the second is blind to the text
-        self._backbone = Backbone(t3, heads_heard=LLAMA_ALIGNED_HEADS if family.is_multilingual else ())
+        take_stream(t3.device)
+        self._backbone = backbone_of(t3, LLAMA_ALIGNED_HEADS if family.is_multilingual else ())
         self._prefixes = Prefixes(t3, self._backbone)
         self._cache = self._backbone.cache()
         self._count = slots
@@ -80,6 +86,7 @@ class TokenStage:
         self._graphs = StepGraphs(self._say, t3.device, self._nobody_due)
         self._arrivals: Arrivals[TokenRun] = Arrivals(self._slots.out)
         self._is_late = t3.device.type == "cuda"
+        self._together = _TOGETHER_GPU if t3.device.type == "cuda" else 1
 
     def __repr__(self) -> str:
         return f"<TokenStage slots={len(self._held)}/{self._count} {self._cache} {self._prefixes}>"
@@ -99,9 +106,8 @@ class TokenStage:
             return
         self._make_room(self._count, positions)
         for batch in sorted({self._batch(count) for count in range(1, self._count + 1)}, reverse=True):
-            for length in LENGTHS:
-                if length <= self._cache.length:
-                    self._graphs.record(batch, length)
+            for length in sorted({self._length(length) for length in LENGTHS if length <= self._cache.length}):
+                self._graphs.record(batch, length, self._family.is_turbo)
 
     @torch.inference_mode()
     def begin(
@@ -118,22 +124,25 @@ class TokenStage:
             raise NoSlot(f"all {self._count} slots of the token stage are taken")
         prefix = self._prefixes.take(voice, exaggeration)
         unread = self._prompt(self._sent(text))
+        spoken = [START_SPEECH, *tokens]
         if tokens:
-            given = self._sent(torch.tensor(tokens))
-            unread = torch.cat([unread, self._speech(given, first=1)], dim=1)
-        self._make_room(slot + 1, prefix.length + unread.shape[1] + _AHEAD)
+            given = self._sent(torch.tensor(spoken))
+            unread = torch.cat([unread, self._speech(given[:-1], first=0)], dim=1)
+        end = prefix.length + unread.shape[1] + 1
+        self._make_room(slot + 1, end + _AHEAD)
         part = self._part(slot, slot + 1)
         sampling.enter(part)
         part.position.zero_()
+        part.is_alive.fill_(True)
         part.drawn.fill_(len(tokens))
         part.seen.zero_()
-        for token, column in zip(tokens[-2:][::-1], (part.token, part.previous), strict=False):
+        for token, column in zip(spoken[-2:][::-1], (part.token, part.previous), strict=False):
             column.fill_(token)
         if tokens:
-            part.seen[:, given] = True
+            part.seen[:, given[1:]] = True
         alignment.watch(part, prefix.length, len(text) if self._family.is_multilingual else 0)
-        speech = prefix.length + unread.shape[1] - len(tokens)
-        run = TokenRun(list(tokens), slot=slot, prefix=prefix, unread=unread, speech=speech)
+        run = TokenRun(list(tokens), slot=slot, prefix=prefix, unread=unread, speech=end - len(tokens))
+        run.is_cut = sampling.is_cut
         self._held[slot] = run
         return run
 
@@ -145,29 +154,32 @@ class TokenStage:
 
     @torch.inference_mode()
     def step(self, runs: Sequence[TokenRun]) -> None:
-        """Draw the next token of every run; those that have just begun read instead.
+        """Draw the next token of every run; those that have just begun are read first.
 
-        If anybody has a token to draw, the newcomers together read `PIECE` positions, the first of them first. A token
-        that was drawn is in `tokens` when this returns; on CUDA, when the next one does.
+        If anybody has a token to draw, the newcomers together read one piece, `PIECE` positions of each that is in it;
+        and draw no token before they are whole. A token that was drawn is in `tokens` when this returns; on CUDA, when
+        the next one does.
         """
         assert all(run.slot is not None for run in runs), "stepped after its end"
-        speaking = [run for run in runs if run.is_read]
-        if speaking:
-            self._close_ranks()
-            self._set_due(frozenset(run.slot for run in speaking if run.slot is not None))
-            longest = max(run.position for run in speaking) + _AHEAD
-            batch = self._batch(max(self._due) + 1)
-            self._make_room(batch, longest)
-            self._graphs(batch, length_bucket(longest))
-            for run in speaking:
-                run.position += 1
-        fresh = self._read_on([run for run in runs if not run.is_read], is_awaited=bool(speaking))
-        if drawing := [(run.slot, run) for run in (*speaking, *fresh) if run.slot is not None]:
-            self._arrivals.send(drawing)
-        for run, token in self._arrivals.take(but_last=self._is_late and bool(drawing)):
+        if unread := [run for run in runs if not run.is_read]:
+            self._read_on(unread, is_awaited=len(unread) < len(runs))
+        if speaking := [run for run in runs if run.is_read]:
+            self._speak(speaking)
+        for run, token in self._arrivals.take(but_last=self._is_late and bool(speaking)):
             self._hear(run, token)
 
     # -- a step
+
+    def _speak(self, runs: Sequence[TokenRun]) -> None:
+        self._close_ranks()
+        self._set_due(frozenset(run.slot for run in runs if run.slot is not None))
+        longest = max(run.position for run in runs) + _AHEAD
+        batch = self._batch(max(self._due) + 1)
+        self._make_room(batch, longest)
+        self._graphs(batch, self._length(longest), any(run.is_cut for run in runs))
+        for run in runs:
+            run.position += 1
+        self._arrivals.send([(run.slot, run) for run in runs if run.slot is not None])
 
     def _hear(self, run: TokenRun, token: int) -> None:
         if run.slot is None or token < 0:
@@ -178,7 +190,7 @@ class TokenStage:
         else:
             run.tokens.append(token)
 
-    def _say(self, batch: int, length: int) -> None:
+    def _say(self, batch: int, length: int, is_cut: bool = True) -> None:
         """Read the last token of the first `batch` slots and draw the next one. Waits for nothing; may be recorded."""
         slots = self._part(0, batch)
         on = slots.is_alive & slots.is_due
@@ -191,15 +203,12 @@ class TokenStage:
         hidden, attention = self._backbone.read(x, self._cache, slice(0, rows), positions, length)
         slots.position.add_(on)
         now = None if attention is None else alignment.follow(slots, attention[:, -1], slots.drawn, on)
-        self._draw(slots, hidden, now, on)
-
-    def _draw(self, slots: Slots, hidden: Tensor, now: Tensor | None, on: Tensor) -> None:
-        logits = self._t3.speech_head(hidden).float()
+        logits = self._backbone.logits(hidden)
         if not self._family.is_turbo:
             logits = logits[::2] + slots.cfg_weight[:, None] * (logits[::2] - logits[1::2])
         if now is not None:
             logits = alignment.judged(slots, logits, now)
-        slots.take(draw(logits, slots, is_turbo=self._family.is_turbo), on)
+        slots.take(draw(logits, slots, is_turbo=self._family.is_turbo, is_cut=is_cut), on)
 
     @contextmanager
     def _nobody_due(self) -> Iterator[None]:
@@ -221,6 +230,10 @@ class TokenStage:
         """Return how many slots a step computes so that `count` are in it: few sizes, each with its own recordings."""
         return min(batch_bucket(count), self._count)
 
+    def _length(self, positions: int) -> int:
+        """Return for how many positions a step is recorded so that these are in it."""
+        return length_bucket(positions) if self._backbone.is_sized else self._cache.length
+
     def _make_room(self, slots: int, positions: int) -> None:
         if self._cache.grow(self._rows * self._batch(slots), length_bucket(positions)):
             self._graphs.forget()
@@ -238,65 +251,95 @@ class TokenStage:
                 self._held[target] = run
                 run.slot = target
 
-    def _rows_of(self, slot: int) -> slice:
+    def _rows_of(self, slot: int | None) -> slice:
+        assert slot is not None, "it was given back"
         return slice(self._rows * slot, self._rows * (slot + 1))
 
     # -- reading what was given
 
-    def _read_on(self, runs: Sequence[TokenRun], *, is_awaited: bool) -> list[TokenRun]:
-        """Read on in the first of the runs that have just begun; return those that have drawn their first token.
+    def _read_on(self, runs: Sequence[TokenRun], *, is_awaited: bool) -> None:
+        """Read on in runs that have just begun: one piece if somebody is waiting, else until the first one speaks."""
+        while not runs[0].is_read:
+            first = runs[0].prefix
+            if first is not None and not first.is_whole:
+                self._prefixes.read_on(first, PIECE)
+            else:
+                self._read_pieces(self._group(runs))
+            if is_awaited:
+                return
 
-        A piece of it, if somebody is waiting; else until it speaks.
-        """
+    def _group(self, runs: Sequence[TokenRun]) -> list[TokenRun]:
+        """Return the first and whose next pieces can be read with its own. All that stands there is padded to the
+        longest, and must have room for that."""
+        group: list[TokenRun] = []
         for run in runs:
-            while not run.is_read:
-                self._read_piece(run)
-                if is_awaited:
-                    return [run] if run.is_read else []
-            return [run]
-        return []
+            if run.is_read or not (run.prefix is None or run.prefix.is_whole):
+                continue
+            if run.prefix is not None:
+                assert run.slot is not None
+                self._cache.put(run.prefix.cache, self._rows_of(run.slot))
+                run.position, run.prefix = run.prefix.length, None
+            fits = max(one.position for one in (run, *group)) + PIECE <= self._cache.length
+            if not group or fits:
+                group.append(run)
+            if len(group) == self._together or not fits:
+                break
+        return group
 
-    def _read_piece(self, run: TokenRun) -> None:
+    def _read_pieces(self, runs: Sequence[TokenRun]) -> None:
+        """Read the next piece of each at once. Behind the end of a shorter one something is written that nobody reads:
+        what comes there is written before."""
+        pieces = [run.unread[:, :PIECE] for run in runs if run.unread is not None]
+        longest = max(piece.shape[1] for piece in pieces)
+        x = (
+            pieces[0]
+            if len(pieces) == 1
+            else torch.cat([pad(piece, (0, 0, 0, longest - piece.shape[1])) for piece in pieces])
+        )
+        begins = [run.position for run in runs]
+        positions = self._backbone.positions(begins[0], begins[0] + longest)
+        rows: slice | Tensor = self._rows_of(runs[0].slot)
+        if len(runs) > 1:
+            where = [
+                (row, run.position)
+                for run in runs
+                for row in range(self._rows_of(run.slot).start, self._rows_of(run.slot).stop)
+            ]
+            rows, first = self._sent(torch.tensor(where).T).contiguous()
+            positions = first[:, None] + self._backbone.positions(0, longest)
+        _, attention = self._backbone.read(x, self._cache, rows, positions, length_bucket(max(begins) + longest))
+        for number, (run, piece) in enumerate(zip(runs, pieces, strict=True)):
+            self._have_read(run, piece.shape[1], None if attention is None else attention[number : number + 1])
+
+    def _have_read(self, run: TokenRun, count: int, attention: Tensor | None) -> None:
         assert run.slot is not None
         assert run.unread is not None
         slots = self._part(run.slot, run.slot + 1)
-        if run.prefix is not None:
-            if not run.prefix.is_whole:
-                self._prefixes.read_on(run.prefix, PIECE)
-                return
-            self._cache.put(run.prefix.cache, self._rows_of(run.slot))
-            run.position, run.prefix = run.prefix.length, None
-        piece, rest = run.unread[:, :PIECE], run.unread[:, PIECE:]
-        end = run.position + piece.shape[1]
-        hidden, attention = self._backbone.read(
-            piece, self._cache, self._rows_of(run.slot), self._backbone.positions(run.position, end), length_bucket(end)
-        )
-        on = torch.ones(1, dtype=torch.bool, device=self._t3.device)
-        now = None
+        end = run.position + count
         if attention is not None:
+            on = torch.ones(1, dtype=torch.bool, device=self._t3.device)
             # The alignment goes forward a token at a time, from the position in front of the first one.
             for position in range(max(run.position, run.speech - 1), end):
                 frame = self._backbone.positions(position - run.speech + 1, position - run.speech + 2)[0]
-                now = alignment.follow(slots, attention[:, position - run.position], frame, on)
+                alignment.follow(slots, attention[:, position - run.position], frame, on)
         run.position = end
         slots.position.fill_(end)
-        run.unread = rest if rest.shape[1] else None
-        if run.is_read:
-            self._draw(slots, hidden, now, on)
+        run.unread = run.unread[:, PIECE:] if run.unread.shape[1] > PIECE else None
 
     def _prompt(self, text: Tensor) -> Tensor:
-        """Return (rows, n, hidden): the text and the begin of speech; the second row is blind to the text.
+        """Return (rows, n, hidden): the text, and where there are two begins of speech, the first; the second row is
+        blind to the text.
 
         Guidance of 0 has two rows as well: upstream has one there, and fails.
         """
         t3 = self._t3
-        begin = self._speech(torch.full((1,), START_SPEECH, device=t3.device), first=0)
         words = t3.text_emb(text)[None]
         if self._family.is_turbo:
-            return torch.cat([words, begin], dim=1)
+            return words
+        begin = self._speech(torch.full((1,), START_SPEECH, device=t3.device), first=0)
         words = torch.cat([words, torch.zeros_like(words)]) + t3.text_pos_emb(text[None])
-        # Two of them, both at position 0: t3.py:260 and :319.
-        return torch.cat([words, begin, begin], dim=1)
+        # Two of them, both at position 0: t3.py:260 and :319. A step reads the second.
+        return torch.cat([words, begin], dim=1)
 
     def _speech(self, tokens: Tensor, first: int) -> Tensor:
         """Return the embeddings of speech tokens (n,), the first of them at position `first`: (rows, n, hidden)."""

@@ -1,0 +1,96 @@
+"""The Llama families' transformer in kernels of its own, for a GPU: six for a layer."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.models.chatterbox.backbone import Backbone, attention_of
+from worker.models.chatterbox.cache import Cache
+
+log = logging.getLogger("worker.models.chatterbox")
+
+
+def backbone_of(t3: Any, heads_heard: tuple[tuple[int, int], ...] = ()) -> Backbone:
+    """Return what reads into a cache: on a GPU the kernels, where there are some for this model and they work."""
+    if t3.device.type != "cuda" or t3.is_gpt:
+        return Backbone(t3, heads_heard=heads_heard)
+    try:
+        fused = FusedBackbone(t3, heads_heard=heads_heard)
+        fused.try_out()
+    except Exception as error:  # boundary: a compiler that the machine may lack. Slower is better than not at all.
+        if isinstance(error, torch.AcceleratorError):
+            raise
+        log.warning("kernels=off: %s: %s; the token model is slower without", type(error).__name__, str(error)[:300])
+        return Backbone(t3, heads_heard=heads_heard)
+    return fused
+
+
+class FusedBackbone(Backbone):
+    """As `Backbone`, for a Llama; a position costs what stands before it, not the `length`."""
+
+    def __init__(self, t3: Any, *, heads_heard: tuple[tuple[int, int], ...] = ()) -> None:
+        # Here: where there is no GPU there is no Triton.
+        from worker.models.chatterbox import kernels
+
+        super().__init__(t3, heads_heard=heads_heard)
+        self._kernels = kernels
+        self._transformer = t3.tfmr
+        self._epsilon = t3.tfmr.config.rms_norm_eps
+        self._cos, self._sin = self._kind.turns(self._index[None])
+        self._precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+    @property
+    def is_sized(self) -> bool:
+        return bool(self._heads_heard)
+
+    def try_out(self) -> None:
+        """Compile the kernels for the sizes that there are; raises whatever goes wrong."""
+        for count in (1, 8, 16, 32):
+            cache = self.cache()
+            cache.grow(2 * count, 64)
+            x = torch.zeros(2 * count, 1, self._transformer.config.hidden_size, device=self.device)
+            hidden, _ = self.read(x, cache, slice(0, 2 * count), self.positions(0, 1), 64)
+            self.logits(hidden)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        head = self._head.weight
+        out = torch.empty(len(hidden), len(head), device=self.device)
+        return self._kernels.project(
+            hidden.contiguous(), self._transformer.norm.weight, self._epsilon, [head], out, self._precision
+        )
+
+    def read(
+        self, x: Tensor, cache: Cache, rows: slice | Tensor, positions: Tensor, length: int
+    ) -> tuple[Tensor, Tensor | None]:
+        kernels, precision, epsilon = self._kernels, self._precision, self._epsilon
+        count, n, hidden = x.shape
+        # Each layer adds to it in place.
+        x = x.to(self.dtype, copy=True).reshape(count * n, hidden)
+        row = self._rows(rows)[:, None].expand(count, n).reshape(-1).contiguous()
+        place = positions.expand(count, n).reshape(-1).contiguous()
+        inner = self._kind.heads * self._kind.width
+        mixed, attended = x.new_empty(len(x), 3 * inner), x.new_empty(len(x), inner)
+        risen = x.new_empty(len(x), self._transformer.config.intermediate_size)
+        heard: dict[tuple[int, int], Tensor] = {}
+        for index, layer in enumerate(self._transformer.layers):
+            attention, mlp = layer.self_attn, layer.mlp
+            weights = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
+            kernels.project(x, layer.input_layernorm.weight, epsilon, weights, mixed, precision)
+            keys, values = cache.keys[index], cache.values[index]
+            kernels.attend(mixed, self._cos, self._sin, keys, values, row, place, attended)
+            for pair in self._heads_heard:
+                if pair[0] == index:
+                    query = mixed.view(count, n, 3, self._kind.heads, -1)[::2, :, 0, pair[1]]
+                    heard[pair] = attention_of(
+                        query, keys[rows, pair[1], :length][::2], self._mask(positions, length)[::2]
+                    )
+            kernels.add(attended, attention.o_proj.weight, x, precision)
+            norm = layer.post_attention_layernorm.weight
+            kernels.gate(x, norm, epsilon, mlp.gate_proj.weight, mlp.up_proj.weight, risen, precision)
+            kernels.add(risen, mlp.down_proj.weight, x, precision)
+        mean = torch.stack([heard[pair] for pair in self._heads_heard]).mean(0) if heard else None
+        return x.view(count, n, hidden)[:, -1], mean

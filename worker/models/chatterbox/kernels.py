@@ -1,0 +1,253 @@
+"""The decoder's layers in six kernels each, in Triton: for a GPU, on which the thirty-odd that a layer else is take
+longer to begin than to be carried out.
+
+A *position* here is one row of what a layer is given: one token of one cache row. How many there are decides which
+tiles are used, nothing else: a position's numbers do not depend on the others beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_HEAD_COLUMNS = 64  # of the weights, that one program reads
+_KEYS_AT_ONCE = 128
+
+
+@triton.jit
+def _scales(x, rows, here, width: tl.constexpr, x_stride, epsilon, block: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Return what brings each row to a root mean square of one."""
+    total = tl.zeros([rows.shape[0]], tl.float32)
+    for start in range(0, width, block):
+        columns = start + tl.arange(0, block)
+        piece = tl.load(x + rows[:, None] * x_stride + columns[None, :], mask=here[:, None], other=0.0).to(tl.float32)
+        total += tl.sum(piece * piece, axis=1)
+    return tl.rsqrt(total / width + epsilon)
+
+
+@triton.jit
+def _product(  # type: ignore[no-untyped-def]
+    x, x_stride, rows, here, scales, norm, weight, outs, has_out,
+    width: tl.constexpr, is_normed: tl.constexpr, precision: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """Return rows of x, normed or not, times columns of the transposed weight (out, width), in float32."""
+    found = tl.zeros([rows.shape[0], outs.shape[0]], tl.float32)
+    for start in range(0, width, block):
+        columns = start + tl.arange(0, block)
+        piece = tl.load(x + rows[:, None] * x_stride + columns[None, :], mask=here[:, None], other=0.0)
+        if is_normed:
+            gain = tl.load(norm + columns).to(tl.float32)
+            piece = (piece.to(tl.float32) * scales[:, None] * gain[None, :]).to(weight.dtype.element_ty)
+        tile = tl.load(weight + outs[None, :] * width + columns[:, None], mask=has_out[None, :], other=0.0)
+        found = tl.dot(piece, tile, found, input_precision=precision)
+    return found
+
+
+@triton.jit(do_not_specialize=["count"])
+def _project(  # type: ignore[no-untyped-def]
+    x, norm, first, second, third, out, count, each, out_stride, epsilon,
+    width: tl.constexpr, precision: tl.constexpr,
+    block_rows: tl.constexpr, block_outs: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """Norm, then up to three weights of `each` outputs, side by side: `first` alone where `each` is all."""
+    rows = tl.program_id(1) * block_rows + tl.arange(0, block_rows)
+    here = rows < count
+    rows = tl.where(here, rows, 0)
+    outs = tl.program_id(0) * block_outs + tl.arange(0, block_outs)
+    which = tl.program_id(0) * block_outs // each
+    weight = first
+    if which == 1:
+        weight = second
+    if which == 2:
+        weight = third
+    inside = outs - which * each
+    scales = _scales(x, rows, here, width, width, epsilon, block)
+    found = _product(
+        x, width, rows, here, scales, norm, weight, inside, inside < each, width, True, precision, block
+    )  # fmt: skip
+    places = out + rows[:, None] * out_stride + outs[None, :]
+    tl.store(places, found.to(out.dtype.element_ty), mask=here[:, None] & (inside < each)[None, :])
+
+
+@triton.jit(do_not_specialize=["count"])
+def _gate(  # type: ignore[no-untyped-def]
+    x, norm, gate, up, out, count, outputs, epsilon,
+    width: tl.constexpr, precision: tl.constexpr,
+    block_rows: tl.constexpr, block_outs: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """Norm, then the two products of the gated layer, joined: silu(x gate) * (x up)."""
+    rows = tl.program_id(1) * block_rows + tl.arange(0, block_rows)
+    here = rows < count
+    rows = tl.where(here, rows, 0)
+    outs = tl.program_id(0) * block_outs + tl.arange(0, block_outs)
+    has_out = outs < outputs
+    scales = _scales(x, rows, here, width, width, epsilon, block)
+    gated = tl.zeros([block_rows, block_outs], tl.float32)
+    raised = tl.zeros([block_rows, block_outs], tl.float32)
+    for start in range(0, width, block):
+        columns = start + tl.arange(0, block)
+        piece = tl.load(x + rows[:, None] * width + columns[None, :], mask=here[:, None], other=0.0).to(tl.float32)
+        gain = tl.load(norm + columns).to(tl.float32)
+        piece = (piece * scales[:, None] * gain[None, :]).to(gate.dtype.element_ty)
+        places = outs[None, :] * width + columns[:, None]
+        tile = tl.load(gate + places, mask=has_out[None, :], other=0.0)
+        gated = tl.dot(piece, tile, gated, input_precision=precision)
+        tile = tl.load(up + places, mask=has_out[None, :], other=0.0)
+        raised = tl.dot(piece, tile, raised, input_precision=precision)
+    found = gated * tl.sigmoid(gated) * raised
+    places = out + rows[:, None] * outputs + outs[None, :]
+    tl.store(places, found.to(out.dtype.element_ty), mask=here[:, None] & has_out[None, :])
+
+
+@triton.jit(do_not_specialize=["count"])
+def _add(  # type: ignore[no-untyped-def]
+    x, weight, target, count, outputs,
+    width: tl.constexpr, precision: tl.constexpr,
+    block_rows: tl.constexpr, block_outs: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """Add x times the transposed weight to the target, in place."""
+    rows = tl.program_id(1) * block_rows + tl.arange(0, block_rows)
+    here = rows < count
+    rows = tl.where(here, rows, 0)
+    outs = tl.program_id(0) * block_outs + tl.arange(0, block_outs)
+    has_out = outs < outputs
+    found = _product(x, width, rows, here, rows, x, weight, outs, has_out, width, False, precision, block)
+    places = target + rows[:, None] * outputs + outs[None, :]
+    mask = here[:, None] & has_out[None, :]
+    before = tl.load(places, mask=mask, other=0.0).to(tl.float32)
+    tl.store(places, (before + found).to(target.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _turn(  # type: ignore[no-untyped-def]
+    mixed, cos, sin, keys, values, row_of, position_of, row_stride, head_stride,
+    heads: tl.constexpr, heads_block: tl.constexpr, half: tl.constexpr,
+):  # fmt: skip
+    """Turn queries and keys by their position (rotary embedding), and put keys and values into the cache."""
+    token = tl.program_id(0)
+    position = tl.load(position_of + token)
+    row = tl.load(row_of + token).to(tl.int64)
+    head = tl.arange(0, heads_block)[:, None]
+    there = head < heads
+    low = tl.arange(0, half)[None, :]
+    width: tl.constexpr = 2 * half
+    angle = position * width + low
+    cos_low, cos_high = tl.load(cos + angle).to(tl.float32), tl.load(cos + angle + half).to(tl.float32)
+    sin_low, sin_high = tl.load(sin + angle).to(tl.float32), tl.load(sin + angle + half).to(tl.float32)
+    query = mixed + token.to(tl.int64) * 3 * heads * width + head * width + low
+    place = row * row_stride + head * head_stride + position * width + low
+    kind = mixed.dtype.element_ty
+    left = tl.load(query, mask=there, other=0.0).to(tl.float32)
+    right = tl.load(query + half, mask=there, other=0.0).to(tl.float32)
+    tl.store(query, (left * cos_low - right * sin_low).to(kind), mask=there)
+    tl.store(query + half, (right * cos_high + left * sin_high).to(kind), mask=there)
+    key = query + heads * width
+    left = tl.load(key, mask=there, other=0.0).to(tl.float32)
+    right = tl.load(key + half, mask=there, other=0.0).to(tl.float32)
+    tl.store(keys + place, (left * cos_low - right * sin_low).to(kind), mask=there)
+    tl.store(keys + place + half, (right * cos_high + left * sin_high).to(kind), mask=there)
+    value = key + heads * width
+    tl.store(values + place, tl.load(value, mask=there, other=0.0), mask=there)
+    tl.store(values + place + half, tl.load(value + half, mask=there, other=0.0), mask=there)
+
+
+@triton.jit
+def _attend(  # type: ignore[no-untyped-def]
+    mixed, keys, values, out, row_of, position_of, row_stride, head_stride, scale,
+    heads: tl.constexpr, width: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """Attend from each position to those of its row up to itself: no further, whatever the cache is long."""
+    token, head = tl.program_id(0), tl.program_id(1)
+    position = tl.load(position_of + token)
+    row = tl.load(row_of + token).to(tl.int64)
+    lane = tl.arange(0, width)
+    query = tl.load(mixed + token.to(tl.int64) * 3 * heads * width + head * width + lane).to(tl.float32) * scale
+    base = row * row_stride + head * head_stride
+    highest = -float("inf")
+    total = 0.0
+    found = tl.zeros([width], tl.float32)
+    for start in range(0, position + 1, block):
+        at = start + tl.arange(0, block)
+        seen = at <= position
+        places = base + at[:, None] * width + lane[None, :]
+        key = tl.load(keys + places, mask=seen[:, None], other=0.0).to(tl.float32)
+        score = tl.where(seen, tl.sum(key * query[None, :], axis=1), -float("inf"))
+        higher = tl.maximum(highest, tl.max(score, axis=0))
+        weight = tl.exp(score - higher)
+        fade = tl.exp(highest - higher)
+        value = tl.load(values + places, mask=seen[:, None], other=0.0).to(tl.float32)
+        found = found * fade + tl.sum(value * weight[:, None], axis=0)
+        total = total * fade + tl.sum(weight, axis=0)
+        highest = higher
+    place = out + token.to(tl.int64) * heads * width + head * width + lane
+    tl.store(place, (found / total).to(out.dtype.element_ty))
+
+
+def _tiles(count: int, weight: Tensor) -> dict[str, Any]:
+    """Return how large tiles are for so many positions: enough bytes on the way for the memory's latency, and no more
+    than the shared memory of a small GPU holds, 99 KiB."""
+    rows = min(64, max(16, triton.next_power_of_2(count)))
+    is_wide = weight.dtype == torch.float32
+    block = min(64 if rows > 16 or is_wide else 128, weight.shape[1])
+    assert weight.shape[1] % block == 0
+    return {"block_rows": rows, "block": block, "num_stages": 2 if is_wide else 4}
+
+
+def project(x: Tensor, norm: Tensor, epsilon: float, weights: list[Tensor], out: Tensor, precision: str) -> Tensor:
+    """Write x (n, width), normed, times one weight (outs, width), or three of one size, side by side, to `out`."""
+    each, width = weights[0].shape
+    first, second, third = (weights * 3)[:3]
+    tiles = _tiles(len(x), weights[0])
+    outs = 32 if len(weights) == 3 else _HEAD_COLUMNS
+    # A program's columns are all of one weight.
+    assert len(weights) == 1 or each % outs == 0
+    grid = (triton.cdiv(each * len(weights), outs), triton.cdiv(len(x), tiles["block_rows"]))
+    _project[grid](
+        x, norm, first, second, third, out, len(x), each, out.shape[1], epsilon,
+        width=width, precision=precision, block_outs=outs, **tiles,
+    )  # fmt: skip
+    return out
+
+
+def gate(x: Tensor, norm: Tensor, epsilon: float, weight: Tensor, up: Tensor, out: Tensor, precision: str) -> Tensor:
+    """Write silu(n gate) * (n up) to `out`, n being x (n, width), normed."""
+    outputs, width = weight.shape
+    tiles = _tiles(len(x), weight)
+    grid = (triton.cdiv(outputs, 32), triton.cdiv(len(x), tiles["block_rows"]))
+    _gate[grid](
+        x, norm, weight, up, out, len(x), outputs, epsilon, width=width, precision=precision, block_outs=32, **tiles
+    )
+    return out
+
+
+def add(x: Tensor, weight: Tensor, target: Tensor, precision: str) -> None:
+    """Add x (n, width) times the weight (outs, width) to `target` (n, outs)."""
+    outputs, width = weight.shape
+    tiles = _tiles(len(x), weight)
+    outs = 16 if len(x) <= 64 else 32
+    grid = (triton.cdiv(outputs, outs), triton.cdiv(len(x), tiles["block_rows"]))
+    _add[grid](x, weight, target, len(x), outputs, width=width, precision=precision, block_outs=outs, **tiles)
+
+
+def attend(
+    mixed: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, rows: Tensor, positions: Tensor, out: Tensor
+) -> Tensor:
+    """Turn, store and attend. `mixed` is (n, 3 * heads * width): queries, which are turned in place, keys and values;
+    `keys` and `values` are a layer's cache (rows, heads, length, width); `rows` and `positions` (n,) int64 say where
+    each is. Writes (n, heads * width) to `out`."""
+    _, heads, _, width = keys.shape
+    row_stride, head_stride = keys.stride(0), keys.stride(1)
+    count = len(mixed)
+    _turn[(count,)](
+        mixed, cos, sin, keys, values, rows, positions, row_stride, head_stride,
+        heads=heads, heads_block=triton.next_power_of_2(heads), half=width // 2,
+    )  # fmt: skip
+    _attend[(count, heads)](
+        mixed, keys, values, out, rows, positions, row_stride, head_stride, width**-0.5,
+        heads=heads, width=width, block=_KEYS_AT_ONCE,
+    )  # fmt: skip
+    return out
