@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from gateway.config import Config
+from tests.e2e.monitoring import HURRY, hurried
 from wire.errors import TRAITS
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +62,24 @@ def test_alertmanager_takes_its_configuration():
 
 def test_every_alert_fires_and_ends_on_made_up_series():
     run("promtool", "test", "rules", ALERT_TESTS)
+
+
+def test_a_hurried_rule_differs_from_the_committed_one_in_its_durations_alone():
+    """The test with a real Prometheus cannot wait for minutes."""
+
+    def taken_apart(rule: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        words = re.split(r"\[(.*?)\]", rule["expr"])
+        return rule | {"expr": words[::2], "for": None}, [*words[1::2], *([rule["for"]] if "for" in rule else [])]
+
+    for rule in rules():
+        (rest, durations), (hurried_rest, hurried_durations) = taken_apart(rule), taken_apart(hurried(rule))
+        assert hurried_rest == rest
+        assert [seconds(duration) * HURRY for duration in hurried_durations] == [*map(seconds, durations)]
+
+
+def seconds(duration: str) -> Decimal:
+    number, unit = re.fullmatch(r"(\d+)(ms|s|m|h)", duration).groups()
+    return int(number) * {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}[unit]
 
 
 def test_no_alert_is_left_out_of_that():

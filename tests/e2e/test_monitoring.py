@@ -18,6 +18,7 @@ import pytest_asyncio
 from tests.deploy.test_prometheus import rules
 from tests.e2e.callers import call_for_ever
 from tests.e2e.cluster import Cluster, until
+from tests.e2e.gpu_faults import LOST, others
 from tests.e2e.monitoring import Monitoring, monitored
 from tests.e2e.panels import DASHBOARDS, load, unanswered
 from tests.fakes.gpus import FakeGpus
@@ -94,24 +95,37 @@ async def test_a_stopped_worker_is_told_to_whoever_is_on_call_and_so_is_its_retu
     sys.stdout.write(f"resolved {resolved_at - continued_at:.1f} s after the return\n")
 
 
-async def test_a_gpu_in_trouble_is_named(fleet: Cluster, monitoring: Monitoring, gpus: FakeGpus):
+async def test_every_fault_of_a_gpu_is_told_to_whoever_is_on_call_and_so_is_its_end(
+    fleet: Cluster, monitoring: Monitoring, gpus: FakeGpus
+):
     await monitoring.wait_value('tts_worker_gpu_xid_errors_total{worker="w0"}', lambda count: count == 0, "no Xid yet")
-    gpus.set_gpu(0, xid="1:79", temperature=91, used_mib=23400, throttle=0x40)
-    gpus.set_gpu(1, error=15)
-    _, xid = await monitoring.wait_alert("TTSGpuXid", "firing", worker="w0")
-    assert xid["annotations"]["summary"] == "The driver reports an error (Xid) of GPU 0 of worker w0."
-    await monitoring.wait_alert("TTSGpuLost", "firing", worker="w1")
-
-    # These are given minutes before they alarm anybody.
-    async def waiting() -> bool:
-        alerts = (await monitoring.ask("alerts"))["alerts"]
-        seen = {(one["labels"]["alertname"], one["labels"].get("worker")) for one in alerts}
-        return seen >= {("TTSGpuHot", "w0"), ("TTSGpuMemoryNearFull", "w0"), ("TTSGpuThrottled", "w0")}
-
-    await until(waiting, "the hot, full and throttled GPU to be noticed")
-    cleared_at = time.monotonic()
-    gpus.set_gpu(1, error=None)
-    await monitoring.wait_alert("TTSGpuLost", "resolved", after=cleared_at, worker="w1")
+    of_gpu = [(LOST, 1), *((fault, 0) for fault in others(LOST))]  # the figures of one that is lost cannot be had
+    async with monitoring.hurried():
+        began_at = time.monotonic()
+        for fault, gpu in of_gpu:
+            gpus.set_gpu(gpu, **fault.figures)
+        fired_at: dict[str, float] = {}
+        for fault, gpu in of_gpu:
+            fired_at[fault.alert], alert = await monitoring.wait_alert(
+                fault.alert, "firing", began_at, worker=f"w{gpu}"
+            )
+            assert alert["annotations"]["summary"] == fault.summary.format(gpu=gpu, worker=f"w{gpu}")
+        mended_at = time.monotonic()
+        for fault, gpu in of_gpu:
+            gpus.set_gpu(gpu, **fault.taken_back)
+        for fault, gpu in of_gpu:
+            fired = fired_at[fault.alert]
+            ended_at, _ = await monitoring.wait_alert(fault.alert, "resolved", fired, worker=f"w{gpu}")
+            # A driver takes no Xid back: that alert ends when none has come for the length of its window.
+            over_at, over = (began_at, "it") if fault.stays else (mended_at, "its end")
+            sys.stdout.write(f"{fault.alert}: fired {fired - began_at:.1f} s after the fault, ")
+            sys.stdout.write(f"resolved {ended_at - over_at:.1f} s after {over}\n")
+        told = {
+            (alert["labels"]["alertname"], alert["labels"]["worker"])
+            for at, alert in monitoring.alerts
+            if at > began_at and "gpu" in alert["labels"]
+        }
+    assert told == {(fault.alert, f"w{gpu}") for fault, gpu in of_gpu}
 
 
 async def test_every_rule_finds_its_metrics(monitoring: Monitoring):

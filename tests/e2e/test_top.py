@@ -11,7 +11,8 @@ import pty
 import signal
 import struct
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,6 +21,8 @@ import pytest
 import pytest_asyncio
 
 from tests.e2e.cluster import BIN, Cluster, until
+from tests.e2e.gpu_faults import FAULTS, GpuFault, mend, start_on_gpu
+from tests.fakes.gpus import FakeGpus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
@@ -46,14 +49,32 @@ class Terminal:
     def lines(self) -> list[str]:
         return [line.rstrip() for line in self._screen.display]
 
+    def troubles(self, worker: str) -> list[str]:
+        """Return what is marked as wrong in the worker's row: its own line, and those below that begin with blanks."""
+        from_there = iter(self.lines)
+        if not any(line.startswith(f"{worker} ") for line in from_there):
+            return [f"no row of {worker}"]
+        below = takewhile(lambda line: line.startswith(" "), from_there)
+        return [line.partition("▲ ")[2] for line in below if "▲" in line]
+
     async def wait_shown(self, *words: str) -> None:
         """Wait until one line has all of these words."""
+        await self.wait_true(
+            lambda: any(all(word in line for word in words) for line in self.lines), f"a line with {words}"
+        )
 
-        async def shown() -> bool:
-            return any(all(word in line for word in words) for line in self.lines)
+    async def wait_true(self, claim: Callable[[], bool], what: str) -> None:
+        """Wait until the claim about this screen holds.
+
+        Raises:
+            AssertionError: it never did; with the screen as it is.
+        """
+
+        async def holds() -> bool:
+            return claim()
 
         try:
-            await until(shown, f"a line with {words}")
+            await until(holds, what)
         except AssertionError as error:
             raise AssertionError("\n".join([str(error), *self.lines])) from None
 
@@ -130,10 +151,9 @@ async def test_top_survives_a_restart_of_the_gateway(fleet: Cluster):
         await fleet.start_gateway(public_port=port or 0, internal_port=internal or 0)
         await screen.wait_shown("All 2 workers are ready.")
 
-        async def mended() -> bool:
-            return not any("No gateway answers" in line for line in screen.lines)
-
-        await until(mended, "the trouble to be off the screen")
+        await screen.wait_true(
+            lambda: not any("No gateway answers" in line for line in screen.lines), "the trouble to be off the screen"
+        )
         screen.press("\x03")
         assert await asyncio.wait_for(screen.process.wait(), 20) in (0, 130)
 
@@ -161,6 +181,46 @@ async def test_status_is_for_people_and_as_json_for_programs(fleet: Cluster):
     code, text = await run(fleet, "status")
     assert code == 1
     assert "No worker is ready." in text
+
+
+@pytest.fixture(scope="module")
+def gpus(tmp_path_factory: pytest.TempPathFactory) -> FakeGpus:
+    return FakeGpus(tmp_path_factory.mktemp("gpus"), count=2)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gpu_fleet(tmp_path_factory: pytest.TempPathFactory, gpus: FakeGpus) -> AsyncIterator[Cluster]:
+    """A worker for each of two GPUs. Every test leaves both well."""
+    async with Cluster(tmp_path_factory.mktemp("gpu_fleet")) as made:
+        await made.start_gateway()
+        for gpu in range(2):
+            await start_on_gpu(made, gpus, gpu)
+        await made.wait_ready(2)
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def screen(gpu_fleet: Cluster) -> AsyncIterator[Terminal]:
+    """Left open the whole time, as on a wall."""
+    async with top(gpu_fleet) as made:
+        await made.wait_shown("w1", "ready")
+        yield made
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+async def test_top_and_status_name_the_sick_gpu_for_as_long_as_it_is_sick(
+    gpu_fleet: Cluster, gpus: FakeGpus, screen: Terminal, fault: GpuFault
+):
+    gpus.set_gpu(1, **fault.figures)
+    await screen.wait_true(lambda: fault.is_all_of(screen.troubles("w1")), f"w1 to have {fault.words}")
+    assert screen.troubles("w0") == []
+    (_, text), (_, status) = await asyncio.gather(run(gpu_fleet, "status"), run(gpu_fleet, "status", "--json"))
+    assert f"▲ {fault.words}" in text
+    told = {worker["id"]: worker["troubles"] for worker in json.loads(status)["workers"]}
+    assert told["w0"] == []
+    assert fault.is_all_of(told["w1"])
+    await mend([fault], gpu_fleet, gpus, 1)
+    await screen.wait_true(lambda: screen.troubles("w1") == [], "w1 to be well")
 
 
 async def test_top_without_a_terminal_says_what_to_use_instead(fleet: Cluster):
