@@ -98,7 +98,7 @@ class Live:
         self._ended: deque[Run] = deque(maxlen=_MOST_RUNS_KEPT)
         self._runs = self._requests = 0
         self._journeys: dict[str, tuple[str, Journey]] = {}
-        self._workers: dict[str, _WorkerRecord] = {}
+        self._workers: defaultdict[str, _WorkerRecord] = defaultdict(_WorkerRecord)
         self._outcomes: deque[Counter[str]] = deque([Counter()], maxlen=KEPT_SECONDS)
         self._first_audios: deque[tuple[float, float]] = deque(maxlen=_MOST_FIRST_AUDIOS)
         self._ticked_at = clock()
@@ -138,7 +138,7 @@ class Live:
             samples=audio.samples,
         )
         self._running[run.number] = run
-        record = self._record(replica.id)
+        record = self._workers[replica.id]
         try:
             yield
             run.end = "spoken"
@@ -209,7 +209,7 @@ class Live:
         workers = [self._worker(replica, now) for replica in sorted(pool.replicas, key=lambda replica: replica.id)]
         if with_history:
             for worker in workers:
-                worker["speeds"] = list(self._record(worker["id"]).speeds)
+                worker["speeds"] = list(self._workers[worker["id"]].speeds)
         gone = [{"id": loss.replica.id, "words": words.gone(loss.reason, now - loss.at)} for loss in pool.missing]
         most = _MOST_RUNS_KEPT if with_history else _MOST_RUNS_SHOWN
         ended = [run for run in islice(reversed(self._ended), most) if run.ended and now - run.ended <= since_seconds]
@@ -232,11 +232,8 @@ class Live:
         """Return a snapshot with the whole last minute: the first thing that somebody who looks gets."""
         return self.snapshot(pool, since_seconds=KEPT_SECONDS, with_history=True)
 
-    def _record(self, worker: str) -> _WorkerRecord:
-        return self._workers.setdefault(worker, _WorkerRecord())
-
     def _worker(self, replica: Replica, now: float) -> dict[str, Any]:
-        recent = list(self._record(replica.id).speeds)[-_SPEED_SECONDS:]
+        recent = list(self._workers[replica.id].speeds)[-_SPEED_SECONDS:]
         return {
             "id": replica.id,
             "state": replica.state,
@@ -252,13 +249,14 @@ class Live:
         }
 
     def _traffic(self, now: float, speed: float) -> dict[str, Any]:
-        outcomes = sum(self._outcomes, Counter[str]())
         recent = list(self._outcomes)[-_RATE_SECONDS - 1 : -1]
         waits = sorted(seconds for at, seconds in self._first_audios if now - at <= KEPT_SECONDS)
         return {
             "requests_in_progress": len(self._journeys),
             "requests_per_second": round(sum(map(Counter.total, recent)) / max(1, len(recent)), 2),
-            "last_minute": {str(outcome): outcomes[str(outcome)] for outcome in Outcome},
+            "last_minute": {
+                str(outcome): sum(second[str(outcome)] for second in self._outcomes) for outcome in Outcome
+            },
             "first_audio_p50_seconds": _rounded(_quantile(waits, 0.50)),
             "first_audio_p95_seconds": _rounded(_quantile(waits, 0.95)),
             "speed": round(speed, 2),
