@@ -74,6 +74,16 @@ def wave(parts: Parts, family: Family, prepared: bytes, tokens: list[int], seed:
     return sound[0]
 
 
+@torch.inference_mode()
+def samples(s3gen: Any, mel: Tensor, seed: int) -> Tensor:
+    """Return what `S3Gen.inference` makes of mel frames (80, n), with that request's noise."""
+    with _our_noise(seed, prompt_frames=0):
+        sound, _ = s3gen.mel2wav.inference(speech_feat=mel[None])
+    fade = s3gen.trim_fade
+    sound[:, : len(fade)] *= fade
+    return sound[0]
+
+
 @contextmanager
 def _our_noise(seed: int, prompt_frames: int) -> Iterator[None]:
     """Answer upstream's four draws: the flow's start (Turbo: its new part again), the phases, the source's noise."""

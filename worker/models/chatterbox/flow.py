@@ -62,7 +62,7 @@ class FlowRun:
 
     def mel(self) -> Tensor:
         """Return what was made, (1, 80, frames) without the recording's."""
-        return self.x[None, :, self.score.prompt_frames :]
+        return self.x[None, :, self.score.prompt_frames :].clone()
 
 
 class Flow:
@@ -77,7 +77,7 @@ class Flow:
         self.steps = steps or family.flow_steps
         self._times = _times(self.steps, is_even=family.is_turbo)
         self._is_bucketed = self._device.type == "cuda"
-        self._slope = FunctionGraphs(self._estimate, self._device)
+        self._slope = FunctionGraphs(self._device)
 
     @torch.inference_mode()
     def begin(self, scores: Sequence[Score]) -> list[FlowRun]:
@@ -103,7 +103,7 @@ class Flow:
         inputs = {name: tensor.to(estimator.dtype) for name, tensor in inputs.items()}
         lengths = [run.score.frames for run in runs] + [1] * (rows - len(runs))
         inputs["mask"] = self._mask(lengths, frames).to(estimator.dtype).repeat(twice, 1, 1)
-        slope = self._slope(**inputs).float()
+        slope = self._slope(self._estimate, **inputs).float()
         if twice == 2:
             rate = self._flow.decoder.inference_cfg_rate
             slope = (1.0 + rate) * slope[:rows] - rate * slope[rows:]
@@ -119,6 +119,7 @@ class Flow:
         lengths = [score.voice.prompt_token.shape[1] + len(score.tokens) for score in scores]
         ids = torch.zeros(len(scores), max(lengths), dtype=torch.int64, device=device)
         for row, score in zip(ids, scores, strict=True):
+            _held_for_this_stream(score.voice)
             prompt = score.voice.prompt_token[0]
             row[: len(prompt)] = prompt
             row[len(prompt) : len(prompt) + len(score.tokens)] = torch.tensor(score.tokens, device=device)
@@ -215,6 +216,13 @@ def _attended(x: Tensor, transformers: Any, bias: Tensor) -> Tensor:
         x = attention.to_out[0](found.transpose(1, 2).flatten(2)) + x
         x = block.ff(block.norm3(x)) + x
     return x.transpose(1, 2).contiguous()
+
+
+def _held_for_this_stream(voice: Voice) -> None:
+    """Have the voice's memory stay its own until this stream has read it, though nobody may hold the voice by then."""
+    if voice.prompt_token.is_cuda:
+        for tensor in (voice.prompt_token, voice.prompt_feat, voice.embedding):
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
 
 
 def _times(steps: int, *, is_even: bool) -> list[float]:

@@ -17,47 +17,50 @@ from torch import Tensor
 log = logging.getLogger("worker.models.chatterbox")
 
 _WARM_UPS = 2  # what is tuned or built lazily must be there before the recording
+_MOST_RECORDINGS = 96  # each keeps some megabytes of the driver's
 
 
 @dataclass(frozen=True, slots=True)
 class _Recording:
     graph: Any
     inputs: dict[str, Tensor]
-    output: Tensor
+    output: Any
 
 
 class FunctionGraphs:
-    """Calls `function` by name of its tensors; on CUDA through a recording, elsewhere directly. One thread.
+    """Calls functions by name of their tensors; on CUDA through recordings, elsewhere directly. One thread.
 
-    What a call returns is overwritten by the next one of the same shape. The calling thread must be on a stream of its
-    own, since the default one cannot be recorded.
+    What a call returns is overwritten by the next one of the same function and shape. The calling thread must be on a
+    stream of its own, since the default one cannot be recorded. All recordings work in the same memory, as much as the
+    largest needs; the one that was used least lately gives way where there are too many.
     """
 
-    def __init__(self, function: Callable[..., Tensor], device: Any) -> None:
-        self._function = function
-        self._is_recorded = device.type == "cuda"
-        self._recordings: dict[tuple[Any, ...], _Recording | None] = {}
+    def __init__(self, device: Any) -> None:
+        self.is_recording = device.type == "cuda"
+        self._recordings: dict[tuple[Any, ...], _Recording | None] = {}  # the one used last is the last
         self._pool: Any = None
 
-    def __call__(self, **inputs: Tensor) -> Tensor:
-        if not self._is_recorded:
-            return self._function(**inputs)
-        key = tuple(tuple(tensor.shape) for tensor in inputs.values())
-        if key not in self._recordings:
-            self._recordings[key] = self._record(inputs)
-        recording = self._recordings[key]
+    def __call__(self, function: Callable[..., Any], **inputs: Tensor) -> Any:
+        """Return what `function`, which is told by its equality, returns: a tensor, or a tuple of some."""
+        if not self.is_recording:
+            return function(**inputs)
+        key = (function, *(tuple(tensor.shape) for tensor in inputs.values()))
+        recording = self._recordings.pop(key) if key in self._recordings else self._record(function, inputs)
+        self._recordings[key] = recording
+        if len(self._recordings) > _MOST_RECORDINGS:
+            del self._recordings[next(iter(self._recordings))]
         if recording is None:
-            return self._function(**inputs)
+            return function(**inputs)
         for name, tensor in inputs.items():
             recording.inputs[name].copy_(tensor)
         recording.graph.replay()
         return recording.output
 
-    def _record(self, inputs: dict[str, Tensor]) -> _Recording | None:
+    def _record(self, function: Callable[..., Any], inputs: dict[str, Tensor]) -> _Recording | None:
         """Record the function for these shapes; None where that fails, and it then runs as it is."""
         held = {name: tensor.clone() for name, tensor in inputs.items()}
         for _ in range(_WARM_UPS):
-            self._function(**held)
+            function(**held)
         torch.cuda.current_stream().synchronize()
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
@@ -66,7 +69,7 @@ class FunctionGraphs:
             # Of this thread only: another one may well allocate memory meanwhile, on a stream of its own.
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
-                output = self._function(**held)
+                output = function(**held)
             finally:
                 graph.capture_end()
         except RuntimeError as error:

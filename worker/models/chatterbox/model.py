@@ -115,9 +115,9 @@ class ChatterboxModel:
 
         directory = locate(self._options.checkpoint, self._family)
         # First what takes no time and may say no; the rest takes a minute.
-        marker = Marker(enabled=self._options.watermark)
         room = self._find_room()
         with device_faults():
+            marker = Marker(enabled=self._options.watermark, device=torch.device(self._sound_device))
             parts = load_parts(directory, self._family, self._device, self._sound_device, self._precision)
         token_stage = TokenStage(parts.t3, self._family, room or self._batch or 1)
         sound_stage = SoundStage(parts.s3gen, self._family, self._chunk, self._options.cfm_steps)

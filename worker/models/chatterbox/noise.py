@@ -53,8 +53,11 @@ def uniform(seed: int | Tensor, stream: Stream, index: Tensor) -> Tensor:
     return (_shifted(_bits(seed, stream, index), 40).double() + 0.5) / _U24
 
 
-def normal(seed: int, stream: Stream, index: Tensor) -> Tensor:
-    """Return one standard normal number in single precision for each element of `index` (int64), by Box and Muller."""
+def normal(seed: int | Tensor, stream: Stream, index: Tensor) -> Tensor:
+    """Return one standard normal number in single precision for each element of `index` (int64), by Box and Muller.
+
+    Seeds as for `uniform`.
+    """
     bits = _bits(seed, stream, index)
     first = (_shifted(bits, 40).float() + 0.5) / _U24
     second = (_shifted(bits, 16) & (_U24 - 1)).float() / _U24

@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from worker.models.chatterbox.conditionals import Voice
 from worker.models.chatterbox.family import FRAMES_A_TOKEN, SILENCE, SPEECH_IDS, Family
 from worker.models.chatterbox.flow import LOOK_AHEAD_TOKENS, Flow, FlowRun, Score
-from worker.models.chatterbox.vocoder import HOLD_BACK_FRAMES, SHORTEST_PIECE_FRAMES, Samples, Vocoder, VocoderRun
+from worker.models.chatterbox.graphs import FunctionGraphs
+from worker.models.chatterbox.vocoder import HOLD_BACK_FRAMES, MOST_ROWS, SHORTEST_PIECE_FRAMES, Vocoder, VocoderRun
 
 _TURBO_TAIL = (SILENCE,) * 3  # tts_turbo.py:291
 
@@ -28,7 +31,7 @@ class Rendering:
     is_last: bool
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class SoundRun:
     """One part of a segment being turned into sound.
 
@@ -63,17 +66,27 @@ class SoundStage:
     """The flow and the vocoder. One thread."""
 
     def __init__(self, s3gen: Any, family: Family, chunk: int | None, steps: int | None = None) -> None:
+        graphs = FunctionGraphs(s3gen.device)
         self.flow = Flow(s3gen, family, chunk, steps)
-        self._vocoder = Vocoder(s3gen)
+        self._vocoder = Vocoder(s3gen, graphs)
+        self._has_spoken = False  # the last time
 
-    def advance(self, runs: Sequence[SoundRun]) -> list[Samples | None]:
-        """Do one piece of work for each run, all of which are due: a step of the flow for those that are there,
-        together, and a piece of sound for the others, which is returned (float32, 24 kHz)."""
-        speaking = [run.vocoder is not None and run.vocoder.is_due for run in runs]
-        solving = [run for run, speaks in zip(runs, speaking, strict=True) if not speaks]
-        if solving:
+    def advance(self, runs: Sequence[SoundRun]) -> list[Tensor | None]:
+        """Do one piece of work for some of the runs, all of which are due: a step of the flow for those that are
+        there, or a piece of sound for the others, which is returned (float32, 24 kHz, on the stage's device).
+
+        Where there are both, they take turns: what is finished is heard before the next step is taken, and who begins
+        does not wait until all others have been heard.
+        """
+        speaking = [run for run in runs if run.vocoder is not None and run.vocoder.is_due]
+        solving = [run for run in runs if run not in speaking]
+        self._has_spoken = bool(speaking) and not (solving and self._has_spoken)
+        if not self._has_spoken:
             self._solve(solving)
-        return [self._speak(run) if speaks else None for run, speaks in zip(runs, speaking, strict=True)]
+            return [None] * len(runs)
+        speaking = speaking[:MOST_ROWS]
+        pieces = iter(self._speak(speaking))
+        return [next(pieces) if run in speaking else None for run in runs]
 
     def _solve(self, runs: Sequence[SoundRun]) -> None:
         fresh = [run for run in runs if run.flow is None]
@@ -85,14 +98,14 @@ class SoundStage:
             assert run.flow is not None
             if self.flow.is_done(run.flow):
                 run.vocoder = run.vocoder or VocoderRun(run.seed)
-                self._vocoder.extend(run.vocoder, run.flow.mel(), is_last=run.is_last)
+                self._vocoder.extend(run.vocoder, run.flow.mel()[0], is_last=run.is_last)
                 run.flow = None
 
-    def _speak(self, run: SoundRun) -> Samples:
-        assert run.vocoder is not None
-        piece = self._vocoder.speak(run.vocoder)
-        run.work += 1
-        return piece
+    def _speak(self, runs: Sequence[SoundRun]) -> list[Tensor]:
+        pieces = self._vocoder.speak([run.vocoder for run in runs if run.vocoder is not None])
+        for run in runs:
+            run.work += 1
+        return pieces
 
 
 def _next(run: SoundRun) -> Score:

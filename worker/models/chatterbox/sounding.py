@@ -14,10 +14,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from worker.models.base import DeviceLost
 from worker.models.chatterbox.clock import StageClock
 from worker.models.chatterbox.s3gen import Rendering, SoundRun, SoundStage
+from worker.models.chatterbox.transit import Pace
 from worker.models.chatterbox.watermark import Marker
 
 log = logging.getLogger("worker.models.chatterbox")
@@ -49,8 +51,9 @@ class SoundThread(threading.Thread):
         self._hang_seconds = hang_seconds
         self._commands: queue.SimpleQueue[tuple[SoundRun, Rendering | None] | None] = queue.SimpleQueue()
         self._news = threading.Event()
-        self._runs: dict[int, SoundRun] = {}  # in the order in which they came
+        self._runs: dict[int, SoundRun] = {}  # in the order in which they came, or came again
         self._is_stopping = False
+        self._pace = Pace(device)
         # Written here, read by the engine thread.
         self._working_since: float | None = None
         self._fault: BaseException | None = None
@@ -124,10 +127,10 @@ class SoundThread(threading.Thread):
             case None:
                 self._is_stopping = True
             case (run, None):
-                if self._runs.pop(id(run), None) is not None and self._device.type == "cuda":
-                    # Its tensors, and those of its voice, may be handed to another stream once nobody holds them.
-                    torch.cuda.current_stream().synchronize()
+                self._runs.pop(id(run), None)
             case (run, rendering) if not run.has_ended:
+                if not run.is_due:
+                    self._runs.pop(id(run), None)  # its place in the line is of now
                 self._runs[id(run)] = run
                 run.renderings.append(rendering)
 
@@ -138,11 +141,8 @@ class SoundThread(threading.Thread):
         try:
             with self._clock.at_work(STAGE):
                 pieces = self._stage.advance(runs)
-            for run, piece in zip(runs, pieces, strict=True):
-                if piece is not None:
-                    mark = self._marker.mark(piece)
-                    run.pieces.append(mark)
-                    mark.add_done_callback(lambda _: self._news.set())
+                self._hand_out(runs, pieces)
+                self._pace.end_turn()
         except torch.OutOfMemoryError as error:
             self._fail(runs, error)
         except torch.AcceleratorError:
@@ -156,6 +156,14 @@ class SoundThread(threading.Thread):
             if run.has_ended:
                 self._runs.pop(id(run), None)
                 self._news.set()
+
+    def _hand_out(self, runs: list[SoundRun], pieces: list[Tensor | None]) -> None:
+        speaking = [(run, piece) for run, piece in zip(runs, pieces, strict=True) if piece is not None]
+        if not speaking:
+            return
+        for (run, _), mark in zip(speaking, self._marker.mark([piece for _, piece in speaking]), strict=True):
+            run.pieces.append(mark)
+            mark.add_done_callback(lambda _: self._news.set())
 
     @staticmethod
     def _fail(runs: list[SoundRun], error: Exception) -> None:

@@ -1,63 +1,128 @@
-"""Perth's inaudible mark, put on every piece by a thread of its own: it takes the CPU 12 ms a second of sound."""
+"""Perth's inaudible mark, put on every piece of sound, which then comes to the host as PCM.
+
+On a CPU a thread of its own puts it on; on a GPU the one that calls has the GPU do it, for several pieces at once.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from worker.models.chatterbox.family import SAMPLE_RATE
+from worker.models.chatterbox.fourier import inverse
+from worker.models.chatterbox.graphs import FunctionGraphs
+from worker.models.chatterbox.transit import Landing
 
-Samples = NDArray[np.float32]
-
-# The mark is computed at 32 kHz; other lengths than multiples of this come back shorter than they went in.
-MULTIPLE_SAMPLES = 240
+MULTIPLE_SAMPLES = 240  # the transform's hop
 SHORTEST_SAMPLES = 960
+LONGEST_SAMPLES = 2 * SAMPLE_RATE
 
 
 class WatermarkMissing(Exception):
     """The watermark is asked for and cannot be put on."""
 
 
+class Mark:
+    """Perth's network around our transform. A function of tensors.
+
+    Perth works at 32 kHz, on the loudness of 2048 samples every 320. These are 1536 and 240 at 24 kHz, with the same
+    bins, of which it changes those below 2 kHz. So nothing has to be resampled, and what is above stays as it was.
+    """
+
+    def __init__(self, device: Any) -> None:
+        net = _perth(device).perth_net
+        self._encoder = net.encoder
+        self._settings = net.hp
+        self._zoom = net.hp.sample_rate / SAMPLE_RATE  # as much louder is a transform of more samples
+        self._hop = net.hp.hop_size * SAMPLE_RATE // net.hp.sample_rate
+        self._window = torch.hann_window(net.hp.window_size * SAMPLE_RATE // net.hp.sample_rate, device=device)
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Mark (rows, samples), each a multiple of 240 and at least 960. Silence stays silence."""
+        from perth.perth_net.perth_net_implicit.utils import denormalize_spectrogram, normalize
+
+        spectrum = torch.stft(samples, len(self._window), self._hop, window=self._window, return_complex=True)
+        quiet = self._settings.stft_magnitude_min
+        loudness = normalize(self._settings, 20 * torch.log10((spectrum.abs() * self._zoom).clip(quiet)))
+        marked, _ = self._encoder(loudness)
+        decibels = denormalize_spectrogram(self._settings, marked) - denormalize_spectrogram(self._settings, loudness)
+        change = spectrum * (10 ** (decibels / 20) - 1)
+        return samples + inverse(change, self._window, self._hop, torch.ones_like(samples[:1, None, : change.shape[2]]))
+
+
 class Marker:
-    """Marks pieces and turns them into PCM. `mark` is for the engine thread; the work is done by a pool."""
+    """Marks pieces and turns them into PCM. `mark` is for the sound stage's thread."""
 
-    def __init__(self, *, enabled: bool) -> None:
-        self._perth = _perth() if enabled else None
+    def __init__(self, *, enabled: bool, device: Any) -> None:
+        self._mark = Mark(device) if enabled else None
+        self._device = device
+        self._graphs = FunctionGraphs(device)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="watermark")
-        self.seconds = 0.0  # written by the pool's one thread
+        # Written by the pool's one thread, or where the device is a GPU by the sound stage's: it is what the host
+        # spends on having it done, and the GPU's time is in that of the stage.
+        self.seconds = 0.0
 
-    def mark(self, piece: Samples) -> Future[bytes]:
-        """Have a piece (24 kHz, -1 to 1, a multiple of 240 samples, at least 960) marked; the result is PCM s16le."""
-        return self._pool.submit(self._marked, piece)
+    def mark(self, pieces: Sequence[Tensor]) -> list[Future[bytes]]:
+        """Have pieces marked (24 kHz, -1 to 1, multiples of 240 samples, 960 to 48,000); the results are PCM s16le,
+        and come in this order."""
+        if self._device.type != "cuda":
+            return [self._pool.submit(self._marked, piece) for piece in pieces]
+        began = time.monotonic()
+        landing = Landing(self._finished_on_device(pieces, len(pieces)))
+        self.seconds += time.monotonic() - began
+        return [self._pool.submit(_landed, landing, row, len(piece)) for row, piece in enumerate(pieces)]
+
+    def warm_up(self, rows: int) -> None:
+        """Have the mark of so many pieces at once recorded."""
+        self._finished_on_device([], rows)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _marked(self, piece: Samples) -> bytes:
-        if self._perth is None:
-            return to_pcm(piece)
+    def _marked(self, piece: Tensor) -> bytes:
         began = time.monotonic()
-        # Upstream's marker records what a training would need, and keeps 4 MB of it for every second of sound.
+        # Else what a training would need is recorded: 4 MB for every second of sound.
         with torch.inference_mode():
-            marked = np.asarray(self._perth.apply_watermark(piece, sample_rate=SAMPLE_RATE), np.float32)
-        if len(marked) != len(piece):
-            raise RuntimeError(f"the watermark made {len(marked)} samples of {len(piece)}")
+            pcm = self._finished(piece[None])[0]
         self.seconds += time.monotonic() - began
-        return to_pcm(marked)
+        return _bytes(pcm)
+
+    @torch.inference_mode()
+    def _finished_on_device(self, pieces: Sequence[Tensor], rows: int) -> Tensor:
+        """Mark pieces in one of few shapes, each of which is recorded once: with silence behind the shorter ones."""
+        return self._graphs(self._finished, samples=padded(pieces, 1 << (rows - 1).bit_length(), self._device))
+
+    def _finished(self, samples: Tensor) -> Tensor:
+        return to_pcm(samples if self._mark is None else self._mark(samples))
 
 
-def to_pcm(piece: Samples) -> bytes:
-    """Return PCM s16le. The watermark may lift a loud sample over full scale, where plain conversion wraps around."""
-    pcm: bytes = np.round(np.clip(piece, -1.0, 1.0) * 32767.0).astype("<i2").tobytes()
-    return pcm
+def padded(pieces: Sequence[Tensor], rows: int, device: Any) -> Tensor:
+    """Return pieces on top of each other, as long as the longest can be."""
+    samples = torch.zeros(rows, LONGEST_SAMPLES, device=device)
+    for row, piece in zip(samples, pieces, strict=False):
+        row[: len(piece)] = piece
+    return samples
 
 
-def _perth() -> Any:
+def to_pcm(samples: Tensor) -> Tensor:
+    """Return 16-bit samples. The mark may lift a loud one over full scale, where plain conversion wraps around."""
+    return (samples.clamp(-1.0, 1.0) * 32767.0).round().to(torch.int16)
+
+
+def _landed(landing: Landing, row: int, count: int) -> bytes:
+    return _bytes(landing.wait()[row, :count])
+
+
+def _bytes(pcm: Tensor) -> bytes:
+    return pcm.numpy().astype("<i2").tobytes()
+
+
+def _perth(device: Any) -> Any:
     """Return upstream's marker.
 
     Raises:
@@ -70,4 +135,4 @@ def _perth() -> Any:
             "The watermark cannot be put on: perth could not import its own parts. It needs setuptools older than 81 "
             "and librosa; install requirements/chatterbox.txt as it is, or start with --watermark off."
         )
-    return perth.PerthImplicitWatermarker()
+    return perth.PerthImplicitWatermarker(device=device)
