@@ -229,7 +229,7 @@ OPTIONS = (
     _Option(
         "--sound-batch",
         "TTS_WORKER_SOUND_BATCH",
-        "chatterbox: segments whose sound is made together, of those in --batch (default 8 on a GPU, 1 on a CPU)",
+        "chatterbox: segments whose sound is made together, of those in --batch (default 16 on a GPU, 1 on a CPU)",
     ),
     _Option(
         "--cfm-steps",

@@ -9,9 +9,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from tests.chatterbox.conftest import Models
+from tests.chatterbox.rounded import Rounded
 from tests.chatterbox.speaking import ALL, LENGTH, clip, distance
 from worker.models.chatterbox.conditionals import on_device
+from worker.models.chatterbox.family import FAMILIES
 from worker.models.chatterbox.flow import Flow, FlowRun, Score
+from worker.models.chatterbox.graphs import few_lengths, few_rows
 from worker.models.chatterbox.model import ChatterboxModel
 from worker.models.chatterbox.s3gen import Rendering, SoundRun
 
@@ -56,6 +59,53 @@ def test_together_each_is_what_it_is_alone(model_id: str, stream: str, loaded: M
     for score, run in zip(wanted, first + second, strict=True):
         assert run.mel().shape[2] == score.frames - score.prompt_frames
         assert distance(run.mel(), alone(flow, score)) < 1e-5
+
+
+@pytest.mark.parametrize("stream", ["segments", "chunk"])
+@pytest.mark.parametrize("model_id", ALL)
+def test_in_the_few_shapes_of_a_gpu_each_is_what_it_is_alone(model_id: str, stream: str, loaded: Models) -> None:
+    model = loaded(model_id) if stream == "segments" else loaded(model_id, stream=stream)
+    graphs, held = Rounded(), model._get()
+    flow = Flow(held.parts.s3gen, FAMILIES[model_id], model._chunk, graphs=graphs)
+    wanted = scores(model)
+    runs = flow.begin(wanted)
+    for run, score in zip(runs, wanted, strict=True):
+        [single] = held.sound_stage.flow.begin([score])
+        for ours, theirs in ((run.guide, single.guide), (run.speaker, single.speaker), (run.x, single.x)):
+            assert distance(ours, theirs) < 1e-5
+    flow.step(runs[:1])  # one is ahead of the others, which join it
+    while running := [run for run in runs if not flow.is_done(run)]:
+        flow.step(running)
+    for score, run in zip(wanted, runs, strict=True):
+        assert distance(run.mel(), alone(held.sound_stage.flow, score)) < 1e-5
+    assert {shape[0][0] for shape in graphs.shapes} <= {1, 4, 6, 8}, "rows"
+    assert all(shape[0][-1] % 64 == 0 for shape in graphs.shapes), "lengths"
+
+
+def test_shapes_are_few_and_not_much_larger() -> None:
+    assert [few_rows(count) for count in (1, 2, 3, 4, 5, 7, 9, 13, 17)] == [1, 2, 3, 4, 6, 8, 12, 16, 24]
+    for length in range(1, 2500):
+        assert length <= few_lengths(length) < 1.25 * length + 64
+    assert len({few_lengths(length) for length in range(1, 2500)}) < 25
+
+
+def test_only_those_about_as_long_as_the_first_take_a_step_with_it(loaded: Models) -> None:
+    model = loaded("chatterbox")
+    voice = on_device(model._get().default_voice, model._get().parts)
+    lengths = (40, 200, 45, 10)
+    runs = [SoundRun(voice, 1, deque([Rendering((5,) * count, is_last=True)])) for count in lengths]
+    model._get().sound_stage.advance(runs)
+    assert [run.work for run in runs] == [1, 0, 1, 1], "the voice's own 50 tokens count, too"
+
+
+def test_who_begins_does_not_wait_until_all_others_have_been_heard(loaded: Models) -> None:
+    model = loaded("chatterbox")
+    stage, voice = model._get().sound_stage, on_device(model._get().default_voice, model._get().parts)
+    old, new = (SoundRun(voice, seed, deque([Rendering((5,) * 120, is_last=True)])) for seed in (1, 2))
+    while old.vocoder is None:
+        stage.advance([old])
+    order = [stage.advance([old, new])[0] is not None for _ in range(4)]
+    assert (order, old.work - new.work) == ([True, False, True, False], model._get().sound_stage.flow.steps)
 
 
 @pytest.mark.parametrize("model_id", ALL)

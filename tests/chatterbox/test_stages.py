@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,7 @@ from worker.models.chatterbox.model import ChatterboxModel
 from worker.models.chatterbox.s3gen import Rendering, SoundRun, SoundStage
 from worker.models.chatterbox.sounding import SoundThread
 from worker.models.chatterbox.utterance import Utterance
+from worker.models.chatterbox.watermark import Marker, to_pcm
 
 
 def step_until(model: ChatterboxModel, states: list[Utterance], claim: Callable[[], object]) -> None:
@@ -221,6 +223,33 @@ def test_a_sound_stage_that_does_not_come_back_ends_the_process(loaded: Models) 
     stage.let.set()
     thread.stop()
     assert not thread.is_alive()
+
+
+def test_pieces_come_in_the_order_of_their_run(loaded: Models) -> None:
+    held = loaded("chatterbox")._get()
+    marker, clock = Marker(enabled=False, device=torch.device("cpu")), StageClock(("vocode",))
+    thread = SoundThread(held.sound_stage, marker, clock, torch.device("cpu"), batch=3)
+    voice = on_device(held.default_voice, held.parts)
+    runs = [SoundRun(voice, seed) for seed in range(3)]
+    renderings = [Rendering((seed + 1,) * 80, is_last=True) for seed in range(3)]
+    alone = []
+    for run, rendering in zip(runs, renderings, strict=True):
+        single = SoundRun(voice, run.seed, deque([rendering]))
+        pieces = [held.sound_stage.advance([single])[0] for _ in range(held.sound_stage.flow.steps + 2)]
+        alone.append(torch.cat([piece for piece in pieces if piece is not None]))
+        thread.render(run, rendering)
+    thread.start()
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not all(run.has_ended for run in runs):
+        assert time.monotonic() < deadline
+        thread.check()
+        thread.wait(0.01)
+    for run, expected in zip(runs, alone, strict=True):
+        assert len(run.pieces) == 2
+        ours = samples(b"".join(piece.result(DEADLINE_SECONDS) for piece in run.pieces))
+        assert distance(ours, to_pcm(expected) / 32767) < 1e-3, "16 bits of it"
+    thread.stop()
+    marker.close()
 
 
 def test_a_part_without_a_sound_is_no_checkpoint(loaded: Models) -> None:

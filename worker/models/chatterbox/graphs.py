@@ -17,7 +17,20 @@ from torch import Tensor
 log = logging.getLogger("worker.models.chatterbox")
 
 _WARM_UPS = 2  # what is tuned or built lazily must be there before the recording
+_GRAIN = 64
 _MOST_RECORDINGS = 96  # each keeps some megabytes of the driver's
+
+
+def few_rows(rows: int) -> int:
+    """Return how many rows are computed for so many: a power of two, or the middle of two."""
+    power: int = 1 << (rows - 1).bit_length()
+    return power * 3 // 4 if power >= 4 and rows <= power * 3 // 4 else power
+
+
+def few_lengths(length: int) -> int:
+    """Return how long what is computed is for something so long: at most a quarter longer, where it is long."""
+    grain = max(_GRAIN, 1 << length.bit_length() >> 3)
+    return -(-length // grain) * grain
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,10 @@ from worker.models.chatterbox.family import MAX_SPEECH_TOKENS, Family
 MOST_SLOTS = 32
 
 _GIB = 1 << 30
-# What the flow and the vocoder of the longest segment take for a moment, the prefixes of voices, the CUDA context.
-_WORK_BYTES = _GIB
+# What the encoder takes of the longest segment for a moment, as much again for what the recordings of the sound stage
+# keep to work in (eight windows of the vocoder, or sixteen utterances in the flow), the prefixes of voices, the CUDA
+# context.
+_WORK_BYTES = 2 * _GIB
 _TEXT_POSITIONS = 302  # a segment's characters, each a token at worst, with begin and end
 # Counted on chatterbox-tts 0.1.7, in millions of parameters.
 _T3_PARAMETERS = {"chatterbox": 532.4, "chatterbox-multilingual": 536.0, "chatterbox-turbo": 427.4}

@@ -7,6 +7,7 @@ vocoder a piece at a time.
 from __future__ import annotations
 
 import concurrent.futures
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,9 +18,11 @@ from torch import Tensor
 from worker.models.chatterbox.conditionals import Voice
 from worker.models.chatterbox.family import FRAMES_A_TOKEN, SILENCE, SPEECH_IDS, Family
 from worker.models.chatterbox.flow import LOOK_AHEAD_TOKENS, Flow, FlowRun, Score
-from worker.models.chatterbox.graphs import FunctionGraphs
+from worker.models.chatterbox.graphs import FunctionGraphs, few_rows
 from worker.models.chatterbox.vocoder import HOLD_BACK_FRAMES, MOST_ROWS, SHORTEST_PIECE_FRAMES, Vocoder, VocoderRun
 
+_ALIKE = 1.5  # as many times as long
+_USUAL_FRAMES = range(550, 1050, 100)  # ten seconds of a recording, and one to ten of speech
 _TURBO_TAIL = (SILENCE,) * 3  # tts_turbo.py:291
 
 
@@ -67,7 +70,7 @@ class SoundStage:
 
     def __init__(self, s3gen: Any, family: Family, chunk: int | None, steps: int | None = None) -> None:
         graphs = FunctionGraphs(s3gen.device)
-        self.flow = Flow(s3gen, family, chunk, steps)
+        self.flow = Flow(s3gen, family, chunk, steps, graphs=graphs)
         self._vocoder = Vocoder(s3gen, graphs)
         self._has_spoken = False  # the last time
 
@@ -82,11 +85,22 @@ class SoundStage:
         solving = [run for run in runs if run not in speaking]
         self._has_spoken = bool(speaking) and not (solving and self._has_spoken)
         if not self._has_spoken:
-            self._solve(solving)
+            self._solve(_alike(solving))
             return [None] * len(runs)
         speaking = speaking[:MOST_ROWS]
         pieces = iter(self._speak(speaking))
         return [next(pieces) if run in speaking else None for run in runs]
+
+    def warm_up(self, most: int, seconds: float) -> None:
+        """Have the shapes recorded that are met most, of `most` runs at once; those that `seconds` do not reach, and
+        all others, are when they are first met. For CUDA."""
+        end = time.monotonic() + seconds
+        for rows in range(1, MOST_ROWS + 1):
+            self._vocoder.warm_up(rows)
+        for rows in dict.fromkeys(few_rows(count) for count in range(1, most + 1)):
+            for frames in _USUAL_FRAMES:
+                if time.monotonic() < end:
+                    self.flow.warm_up(rows, frames)
 
     def _solve(self, runs: Sequence[SoundRun]) -> None:
         fresh = [run for run in runs if run.flow is None]
@@ -106,6 +120,23 @@ class SoundStage:
         for run in runs:
             run.work += 1
         return pieces
+
+
+def _alike(runs: Sequence[SoundRun]) -> list[SoundRun]:
+    """Return the first and those about as long: all are padded to the longest. The others come when they are first."""
+    lengths = [_frames(run) for run in runs]
+    return [
+        run
+        for run, length in zip(runs, lengths, strict=True)
+        if max(length, lengths[0]) <= _ALIKE * min(length, lengths[0])
+    ]
+
+
+def _frames(run: SoundRun) -> int:
+    if run.flow is not None:
+        return run.flow.score.frames
+    tokens = run.voice.prompt_token.shape[1] + len(run.renderings[0].tokens)
+    return tokens * FRAMES_A_TOKEN
 
 
 def _next(run: SoundRun) -> Score:

@@ -20,6 +20,7 @@ from worker.models.base import DeviceLost
 from worker.models.chatterbox.clock import StageClock
 from worker.models.chatterbox.s3gen import Rendering, SoundRun, SoundStage
 from worker.models.chatterbox.transit import Pace
+from worker.models.chatterbox.vocoder import MOST_ROWS
 from worker.models.chatterbox.watermark import Marker
 
 log = logging.getLogger("worker.models.chatterbox")
@@ -28,6 +29,7 @@ STAGE = "vocode"
 # One piece of work takes seconds at most, at full size on a CPU; the first on a GPU some more.
 _HANG_SECONDS = 120.0
 _STOP_SECONDS = 30.0
+_WARM_UP_SECONDS = 8.0
 
 
 class SoundThread(threading.Thread):
@@ -94,6 +96,9 @@ class SoundThread(threading.Thread):
     def run(self) -> None:
         try:
             with self._own_stream():
+                if self._device.type == "cuda":
+                    self._stage.warm_up(self._batch, _WARM_UP_SECONDS)
+                    self._marker.warm_up(MOST_ROWS)
                 while True:
                     self._take_commands()
                     if self._is_stopping:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from worker.models.chatterbox.family import SAMPLES_A_FRAME
-from worker.models.chatterbox.graphs import FunctionGraphs
+from worker.models.chatterbox.graphs import FunctionGraphs, few_rows
 from worker.models.chatterbox.hift import NUMBERS, PITCH_CONTEXT_FRAMES, Hift
 from worker.models.chatterbox.transit import sent
 
@@ -126,7 +126,7 @@ class Vocoder:
         """Return the shape that is computed: on CUDA one of few, each of which is recorded once."""
         if not self._graphs.is_recording:
             return rows, width
-        return 1 << (rows - 1).bit_length(), min(fixed for fixed in _WIDTHS if fixed >= width)
+        return few_rows(rows), min(fixed for fixed in _WIDTHS if fixed >= width)
 
     def _blank(self, rows: int, width: int) -> dict[str, Tensor]:
         return {

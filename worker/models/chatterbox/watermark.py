@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worker.models.chatterbox.family import SAMPLE_RATE
 from worker.models.chatterbox.fourier import inverse
-from worker.models.chatterbox.graphs import FunctionGraphs
+from worker.models.chatterbox.graphs import FunctionGraphs, few_rows
 from worker.models.chatterbox.transit import Landing
 
 MULTIPLE_SAMPLES = 240  # the transform's hop
@@ -77,9 +77,10 @@ class Marker:
         self.seconds += time.monotonic() - began
         return [self._pool.submit(_landed, landing, row, len(piece)) for row, piece in enumerate(pieces)]
 
-    def warm_up(self, rows: int) -> None:
-        """Have the mark of so many pieces at once recorded."""
-        self._finished_on_device([], rows)
+    def warm_up(self, most: int) -> None:
+        """Have the marking of up to so many pieces at once recorded. For CUDA."""
+        for rows in range(1, most + 1):
+            self._finished_on_device([], rows)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -95,7 +96,7 @@ class Marker:
     @torch.inference_mode()
     def _finished_on_device(self, pieces: Sequence[Tensor], rows: int) -> Tensor:
         """Mark pieces in one of few shapes, each of which is recorded once: with silence behind the shorter ones."""
-        return self._graphs(self._finished, samples=padded(pieces, 1 << (rows - 1).bit_length(), self._device))
+        return self._graphs(self._finished, samples=padded(pieces, few_rows(rows), self._device))
 
     def _finished(self, samples: Tensor) -> Tensor:
         return to_pcm(samples if self._mark is None else self._mark(samples))
