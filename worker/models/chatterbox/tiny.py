@@ -20,6 +20,7 @@ from worker.models.chatterbox.family import START_SPEECH, STOP_SPEECH, Family
 from worker.models.chatterbox.shapes import DESCRIPTION, hyperparameters, tiny_shapes
 
 _TURBO_PROMPT = 375
+_RECORDING = 250  # tokens of a voice's recording: ten seconds, which is what every clone of a longer clip has
 _SHARPNESS = 3.0
 
 
@@ -50,7 +51,7 @@ def make(directory: Path, family: Family, *, size: str = "tiny", end_at: int = 2
         (voice_encoder, family.voice_encoder_file),
     ):
         _save(module, directory / name, dtype)
-    _save_builtin_voice(directory / "conds.pt", family, seed)
+    _save_builtin_voice(directory / "conds.pt", family, seed, tokens=50 if size == "tiny" else _RECORDING)
     _save_tokenizer(directory, family)
     (directory / DESCRIPTION).write_text(json.dumps({"size": size, "model": family.id, "end_at": end_at, "seed": seed}))
 
@@ -130,12 +131,11 @@ def _save(module: torch.nn.Module, path: Path, dtype: torch.dtype) -> None:
         save_file(state, path)
 
 
-def _save_builtin_voice(path: Path, family: Family, seed: int) -> None:
+def _save_builtin_voice(path: Path, family: Family, seed: int, tokens: int) -> None:
     """Write a voice with the keys, shapes and types of upstream's `Conditionals.save`."""
     generator = torch.Generator().manual_seed(seed)
     speaker = torch.rand(1, 256, generator=generator)
     prompt = _TURBO_PROMPT if family.is_turbo else 150
-    tokens = 50
     t3 = {
         "speaker_emb": speaker / speaker.norm(),
         "clap_emb": None,
