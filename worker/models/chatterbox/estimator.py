@@ -71,7 +71,7 @@ class Estimator:
 
 def _attended(x: Tensor, transformers: Any, bias: Tensor) -> Tensor:
     """Run transformer blocks over (rows, channels, n). The bias is one for all heads; upstream copies it for each."""
-    x = x.transpose(1, 2)
+    x = x.transpose(1, 2).contiguous()
     for block in transformers:
         attention = block.attn1
         heard = block.norm1(x)

@@ -6,6 +6,7 @@ A step of the token stage is 1,200 operations, and to launch them one by one tak
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ log = logging.getLogger("worker.models.chatterbox")
 
 _WARM_UPS = 2  # what is tuned or built lazily must be there before the recording
 _GRAIN = 64
+# While one thread records, no other may wait for the whole device, which is what torch does before it records.
+RECORDING = threading.Lock()
 _MOST_RECORDINGS = 96  # each keeps some megabytes of the driver's
 
 
@@ -34,7 +37,7 @@ def few_lengths(length: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Recording:
+class Recording:
     graph: Any
     inputs: dict[str, Tensor]
     output: Any
@@ -50,7 +53,7 @@ class FunctionGraphs:
 
     def __init__(self, device: Any) -> None:
         self.is_recording = device.type == "cuda"
-        self._recordings: dict[tuple[Any, ...], _Recording | None] = {}  # the one used last is the last
+        self._recordings: dict[tuple[Any, ...], Recording | None] = {}  # the one used last is the last
         self._pool: Any = None
 
     def __call__(self, function: Callable[..., Any], **inputs: Tensor) -> Any:
@@ -61,6 +64,7 @@ class FunctionGraphs:
         recording = self._recordings.pop(key) if key in self._recordings else self._record(function, inputs)
         self._recordings[key] = recording
         if len(self._recordings) > _MOST_RECORDINGS:
+            torch.cuda.current_stream().synchronize()  # it may be what the device is doing
             del self._recordings[next(iter(self._recordings))]
         if recording is None:
             return function(**inputs)
@@ -69,7 +73,7 @@ class FunctionGraphs:
         recording.graph.replay()
         return recording.output
 
-    def _record(self, function: Callable[..., Any], inputs: dict[str, Tensor]) -> _Recording | None:
+    def _record(self, function: Callable[..., Any], inputs: dict[str, Tensor]) -> Recording | None:
         """Record the function for these shapes; None where that fails, and it then runs as it is."""
         held = {name: tensor.clone() for name, tensor in inputs.items()}
         for _ in range(_WARM_UPS):
@@ -80,15 +84,16 @@ class FunctionGraphs:
         graph = torch.cuda.CUDAGraph()
         try:
             # Of this thread only: another one may well allocate memory meanwhile, on a stream of its own.
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-            try:
-                output = function(**held)
-            finally:
-                graph.capture_end()
+            with RECORDING:
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                try:
+                    output = function(**held)
+                finally:
+                    graph.capture_end()
         except RuntimeError as error:
             log.warning("a shape could not be recorded and will be slower: %s", str(error)[:200])
             return None
-        return _Recording(graph, held, output)
+        return Recording(graph, held, output)
 
 
 class StepGraphs:

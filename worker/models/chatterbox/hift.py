@@ -102,8 +102,11 @@ class Hift:
             added = _resolved(vocoder.source_resblocks[stage], vocoder.source_downs[stage](heard) * mask, mask)
             x = torch.addcmul(added, x, mask)
             first = stage * vocoder.num_kernels
-            blocks = vocoder.resblocks[first : first + vocoder.num_kernels]
-            x = sum(_resolved(block, x, mask) for block in blocks) / vocoder.num_kernels
+            resolved = [_resolved(block, x, mask) for block in vocoder.resblocks[first : first + vocoder.num_kernels]]
+            x = resolved[0]
+            for other in resolved[1:]:
+                x = x.add_(other)
+            x = x.div_(vocoder.num_kernels)
         x = vocoder.conv_post(F.leaky_relu(x))
         bins = vocoder.istft_params["n_fft"] // 2 + 1
         loudness = torch.exp(x[:, :bins]).clip(max=1e2)

@@ -5,6 +5,7 @@ On a CPU a thread of its own puts it on; on a GPU the one that calls has the GPU
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -51,7 +52,7 @@ class Mark:
         loudness = normalize(self._settings, 20 * torch.log10((spectrum.abs() * self._zoom).clip(quiet)))
         marked, _ = self._encoder(loudness)
         decibels = denormalize_spectrogram(self._settings, marked) - denormalize_spectrogram(self._settings, loudness)
-        change = spectrum * (10 ** (decibels / 20) - 1)
+        change = spectrum * torch.expm1(decibels * (math.log(10) / 20))
         return samples + inverse(change, self._window, self._hop, torch.ones_like(samples[:1, None, : change.shape[2]]))
 
 
