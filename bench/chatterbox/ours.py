@@ -19,8 +19,9 @@ from worker.models.base import Clip
 from worker.models.chatterbox.conditionals import on_device, prepared_default
 from worker.models.chatterbox.family import DEFAULT_VOICE, Family
 from worker.models.chatterbox.model import ChatterboxModel
+from worker.models.chatterbox.reading import TokenRun
 from worker.models.chatterbox.sampler import Sampling
-from worker.models.chatterbox.t3 import TokenRun, TokenStage
+from worker.models.chatterbox.t3 import TokenStage
 from worker.models.chatterbox.text import to_ids
 from worker.models.chatterbox.upstream import Parts, Precision, load_parts
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from tests.chatterbox.speaking import LENGTH, clip
 from worker.models.chatterbox.conditionals import Voice, on_device, prepare, prepared_default
 from worker.models.chatterbox.family import Family
+from worker.models.chatterbox.reading import TokenRun
 from worker.models.chatterbox.sampler import Sampling
-from worker.models.chatterbox.t3 import TokenRun, TokenStage
+from worker.models.chatterbox.t3 import TokenStage
 from worker.models.chatterbox.text import to_ids
 from worker.models.chatterbox.upstream import Parts
 

@@ -73,8 +73,8 @@ def test_the_kernels_draw_the_same_tokens(speaker: Speakers, t3: Any) -> None:
     made = []
     for backbone in (Backbone(t3), FusedBackbone(t3)):
         stage = TokenStage(t3, speaker.family, 2)
-        stage._backbone = stage._prefixes._backbone = backbone
-        stage._together = 2
+        stage._backbone = stage._prefixes._backbone = stage._reader._backbone = backbone
+        stage._reader.together = 2
         runs = [begun(stage, request) for request in requests]
         while any(len(run.tokens) < 3 for run in runs):
             stage.step(runs)

@@ -16,8 +16,9 @@ from tests.chatterbox.decoding import MOST_TOKENS, Speakers, alone, begun, in_co
 from tests.chatterbox.speaking import ALL, segment
 from worker.models.chatterbox import alignment
 from worker.models.chatterbox.family import FAMILIES, STOP_SPEECH
+from worker.models.chatterbox.reading import PIECE, TokenRun
 from worker.models.chatterbox.slots import Slots
-from worker.models.chatterbox.t3 import PIECE, NoSlot, TokenRun, TokenStage
+from worker.models.chatterbox.t3 import NoSlot, TokenStage
 
 GREEDY = {"temperature": 0.8, "top_p": 0.0}
 BATCHES = (1, 2, 4, 8, 16)

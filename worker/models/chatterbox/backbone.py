@@ -115,6 +115,7 @@ class Backbone:
     def __init__(self, t3: Any, *, heads_heard: Sequence[tuple[int, int]] = ()) -> None:
         self.dtype, self.device = t3.speech_head.weight.dtype, t3.device
         self._kind: _Kind = _Gpt2(t3.tfmr) if t3.is_gpt else _Llama(t3.tfmr, self.dtype, self.device)
+        self.hidden_size: int = t3.dim
         self._head = t3.speech_head
         self._heads_heard = heads_heard
         self._index = torch.arange(LENGTHS[-1], device=self.device)

@@ -6,6 +6,9 @@ no mask is built by asking the device anything: upstream asks 144 times an utter
 
 from __future__ import annotations
 
+import functools
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +17,8 @@ from torch import Tensor
 
 from worker.models.chatterbox.family import FRAMES_A_TOKEN
 from worker.models.chatterbox.masks import filled, in_blocks
+
+log = logging.getLogger("worker.models.chatterbox")
 
 _BLIND = -1.0e10  # what upstream adds to the score of a position that must not be heard
 
@@ -28,6 +33,7 @@ class Estimator:
         self._chunk = chunk
         self._is_distilled = is_distilled
         self.dtype = self._estimator.dtype
+        self._kernels = kernels_of(next(self._estimator.parameters()))
 
     def __call__(
         self, x: Tensor, guide: Tensor, heard: Tensor, speaker: Tensor, frames: Tensor, now: Tensor, then: Tensor
@@ -53,24 +59,49 @@ class Estimator:
             time = estimator.time_embed_mixer(torch.cat([time, end], dim=1))
         is_there = filled(frames, x.shape[2])
         mask = is_there.to(x.dtype)
-        seen = in_blocks(is_there, self._chunk and self._chunk * FRAMES_A_TOKEN)
-        bias = torch.zeros_like(seen, dtype=x.dtype).masked_fill(~seen, _BLIND)[:, None]
+        attended = self._attending(frames, is_there, x.dtype)
         x = torch.cat([x, guide, speaker[:, :, None].expand(-1, -1, x.shape[2]), heard], dim=1)
         skipped = []
         for resnet, transformers, downsample in estimator.down_blocks:
-            x = _attended(resnet(x, mask, time), transformers, bias)
+            x = attended(resnet(x, mask, time), transformers)
             skipped.append(x)
             x = downsample(x * mask)
         for resnet, transformers in estimator.mid_blocks:
-            x = _attended(resnet(x, mask, time), transformers, bias)
+            x = attended(resnet(x, mask, time), transformers)
         for resnet, transformers, upsample in estimator.up_blocks:
-            x = _attended(resnet(torch.cat([x, skipped.pop()], dim=1), mask, time), transformers, bias)
+            x = attended(resnet(torch.cat([x, skipped.pop()], dim=1), mask, time), transformers)
             x = upsample(x * mask)
         return estimator.final_proj(estimator.final_block(x, mask) * mask) * mask
 
+    def _attending(self, frames: Tensor, is_there: Tensor, dtype: Any) -> Callable[[Tensor, Any], Tensor]:
+        """Return what runs transformer blocks over (rows, channels, n)."""
+        chunk = self._chunk and self._chunk * FRAMES_A_TOKEN
+        if self._kernels is not None:
+            return functools.partial(_attended_by_kernels, self._kernels, frames, chunk)
+        seen = in_blocks(is_there, chunk)
+        # One for all heads; upstream copies it for each.
+        bias = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, _BLIND)[:, None]
+        return functools.partial(_attended, bias)
 
-def _attended(x: Tensor, transformers: Any, bias: Tensor) -> Tensor:
-    """Run transformer blocks over (rows, channels, n). The bias is one for all heads; upstream copies it for each."""
+
+def kernels_of(weight: Tensor) -> Any:
+    """Return the kernels for such weights, where they are of use and work; else None."""
+    if not weight.is_cuda or weight.dtype != torch.bfloat16:
+        return None
+    try:
+        from worker.models.chatterbox import estimator_kernels as kernels
+
+        x = torch.zeros(1, 64, 64, dtype=weight.dtype, device=weight.device)
+        kernels.attend(x, x, x, torch.ones(1, dtype=torch.int64, device=weight.device), 1, None)
+    except Exception as error:  # boundary: a compiler that the machine may lack. Slower is better than not at all.
+        if isinstance(error, torch.AcceleratorError):
+            raise
+        log.warning("kernels=off: %s: %s; the flow is slower without", type(error).__name__, str(error)[:300])
+        return None
+    return kernels
+
+
+def _attended(bias: Tensor, x: Tensor, transformers: Any) -> Tensor:
     x = x.transpose(1, 2).contiguous()
     for block in transformers:
         attention = block.attn1
@@ -83,3 +114,16 @@ def _attended(x: Tensor, transformers: Any, bias: Tensor) -> Tensor:
         x = attention.to_out[0](found.transpose(1, 2).flatten(2)) + x
         x = block.ff(block.norm3(x)) + x
     return x.transpose(1, 2).contiguous()
+
+
+def _attended_by_kernels(kernels: Any, frames: Tensor, chunk: int | None, x: Tensor, transformers: Any) -> Tensor:
+    x = x.transpose(1, 2).contiguous()
+    heard = transformers[0].norm1(x)
+    for number, block in enumerate(transformers, start=1):
+        attention = block.attn1
+        query, key, value = attention.to_q(heard), attention.to_k(heard), attention.to_v(heard)
+        found = kernels.attend(query, key, value, frames, attention.heads, chunk)
+        heard = block.ff(kernels.join(x, attention.to_out[0](found), block.norm3))
+        if number < len(transformers):
+            heard = kernels.join(x, heard, transformers[number].norm1)
+    return (x + heard).transpose(1, 2).contiguous()

@@ -52,7 +52,7 @@ class FusedBackbone(Backbone):
         for count in (1, 8, 16, 32):
             cache = self.cache()
             cache.grow(2 * count, 64)
-            x = torch.zeros(2 * count, 1, self._transformer.config.hidden_size, device=self.device)
+            x = torch.zeros(2 * count, 1, self.hidden_size, device=self.device)
             hidden, _ = self.read(x, cache, slice(0, 2 * count), self.positions(0, 1), 64)
             self.logits(hidden)
 

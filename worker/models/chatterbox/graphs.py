@@ -95,6 +95,11 @@ class FunctionGraphs:
             return None
         return Recording(graph, held, output)
 
+    def forget(self) -> None:
+        """Drop all recordings: tensors of which they speak are there no more."""
+        self._recordings.clear()
+        self._pool = None
+
 
 class StepGraphs:
     """One recording of `step` for each shape that it is called with. One thread, whose other work on the device may go

@@ -14,37 +14,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_HEAD_COLUMNS = 64  # of the weights, that one program reads
-_KEYS_AT_ONCE = 128
+_MOST_ROWS = 64  # of a tile
+_FEW = 16  # positions, for which a program has to hurry alone: no others hide its waits
 
 
 @triton.jit
-def _scales(x, rows, here, width: tl.constexpr, x_stride, epsilon, block: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Return what brings each row to a root mean square of one."""
-    total = tl.zeros([rows.shape[0]], tl.float32)
-    for start in range(0, width, block):
-        columns = start + tl.arange(0, block)
-        piece = tl.load(x + rows[:, None] * x_stride + columns[None, :], mask=here[:, None], other=0.0).to(tl.float32)
-        total += tl.sum(piece * piece, axis=1)
-    return tl.rsqrt(total / width + epsilon)
-
-
-@triton.jit
-def _product(  # type: ignore[no-untyped-def]
-    x, x_stride, rows, here, scales, norm, weight, outs, has_out,
-    width: tl.constexpr, is_normed: tl.constexpr, precision: tl.constexpr, block: tl.constexpr,
-):  # fmt: skip
-    """Return rows of x, normed or not, times columns of the transposed weight (out, width), in float32."""
-    found = tl.zeros([rows.shape[0], outs.shape[0]], tl.float32)
-    for start in range(0, width, block):
-        columns = start + tl.arange(0, block)
-        piece = tl.load(x + rows[:, None] * x_stride + columns[None, :], mask=here[:, None], other=0.0)
-        if is_normed:
-            gain = tl.load(norm + columns).to(tl.float32)
-            piece = (piece.to(tl.float32) * scales[:, None] * gain[None, :]).to(weight.dtype.element_ty)
-        tile = tl.load(weight + outs[None, :] * width + columns[:, None], mask=has_out[None, :], other=0.0)
-        found = tl.dot(piece, tile, found, input_precision=precision)
-    return found
+def _tile(x, rows, here, columns, width: tl.constexpr):  # type: ignore[no-untyped-def]
+    return tl.load(x + rows[:, None] * width + columns[None, :], mask=here[:, None], other=0.0)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -53,7 +29,10 @@ def _project(  # type: ignore[no-untyped-def]
     width: tl.constexpr, precision: tl.constexpr,
     block_rows: tl.constexpr, block_outs: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """Norm, then up to three weights of `each` outputs, side by side: `first` alone where `each` is all."""
+    """Norm, then up to three weights of `each` outputs, side by side: `first` alone where `each` is all.
+
+    What a row is divided by is one number, so that it may as well be divided afterwards: the row is read once.
+    """
     rows = tl.program_id(1) * block_rows + tl.arange(0, block_rows)
     here = rows < count
     rows = tl.where(here, rows, 0)
@@ -65,12 +44,19 @@ def _project(  # type: ignore[no-untyped-def]
     if which == 2:
         weight = third
     inside = outs - which * each
-    scales = _scales(x, rows, here, width, width, epsilon, block)
-    found = _product(
-        x, width, rows, here, scales, norm, weight, inside, inside < each, width, True, precision, block
-    )  # fmt: skip
+    has_out = inside < each
+    found = tl.zeros([block_rows, block_outs], tl.float32)
+    squares = tl.zeros([block_rows], tl.float32)
+    for start in range(0, width, block):
+        columns = start + tl.arange(0, block)
+        piece = _tile(x, rows, here, columns, width).to(tl.float32)
+        squares += tl.sum(piece * piece, axis=1)
+        piece = (piece * tl.load(norm + columns).to(tl.float32)[None, :]).to(first.dtype.element_ty)
+        tile = tl.load(weight + inside[None, :] * width + columns[:, None], mask=has_out[None, :], other=0.0)
+        found = tl.dot(piece, tile, found, input_precision=precision)
+    found *= tl.rsqrt(squares / width + epsilon)[:, None]
     places = out + rows[:, None] * out_stride + outs[None, :]
-    tl.store(places, found.to(out.dtype.element_ty), mask=here[:, None] & (inside < each)[None, :])
+    tl.store(places, found.to(out.dtype.element_ty), mask=here[:, None] & has_out[None, :])
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -85,20 +71,22 @@ def _gate(  # type: ignore[no-untyped-def]
     rows = tl.where(here, rows, 0)
     outs = tl.program_id(0) * block_outs + tl.arange(0, block_outs)
     has_out = outs < outputs
-    scales = _scales(x, rows, here, width, width, epsilon, block)
     gated = tl.zeros([block_rows, block_outs], tl.float32)
     raised = tl.zeros([block_rows, block_outs], tl.float32)
+    squares = tl.zeros([block_rows], tl.float32)
     for start in range(0, width, block):
         columns = start + tl.arange(0, block)
-        piece = tl.load(x + rows[:, None] * width + columns[None, :], mask=here[:, None], other=0.0).to(tl.float32)
-        gain = tl.load(norm + columns).to(tl.float32)
-        piece = (piece * scales[:, None] * gain[None, :]).to(gate.dtype.element_ty)
+        piece = _tile(x, rows, here, columns, width).to(tl.float32)
+        squares += tl.sum(piece * piece, axis=1)
+        piece = (piece * tl.load(norm + columns).to(tl.float32)[None, :]).to(gate.dtype.element_ty)
         places = outs[None, :] * width + columns[:, None]
         tile = tl.load(gate + places, mask=has_out[None, :], other=0.0)
         gated = tl.dot(piece, tile, gated, input_precision=precision)
         tile = tl.load(up + places, mask=has_out[None, :], other=0.0)
         raised = tl.dot(piece, tile, raised, input_precision=precision)
-    found = gated * tl.sigmoid(gated) * raised
+    scales = tl.rsqrt(squares / width + epsilon)[:, None]
+    gated *= scales
+    found = gated * tl.sigmoid(gated) * raised * scales
     places = out + rows[:, None] * outputs + outs[None, :]
     tl.store(places, found.to(out.dtype.element_ty), mask=here[:, None] & has_out[None, :])
 
@@ -115,7 +103,11 @@ def _add(  # type: ignore[no-untyped-def]
     rows = tl.where(here, rows, 0)
     outs = tl.program_id(0) * block_outs + tl.arange(0, block_outs)
     has_out = outs < outputs
-    found = _product(x, width, rows, here, rows, x, weight, outs, has_out, width, False, precision, block)
+    found = tl.zeros([block_rows, block_outs], tl.float32)
+    for start in range(0, width, block):
+        columns = start + tl.arange(0, block)
+        tile = tl.load(weight + outs[None, :] * width + columns[:, None], mask=has_out[None, :], other=0.0)
+        found = tl.dot(_tile(x, rows, here, columns, width), tile, found, input_precision=precision)
     places = target + rows[:, None] * outputs + outs[None, :]
     mask = here[:, None] & has_out[None, :]
     before = tl.load(places, mask=mask, other=0.0).to(tl.float32)
@@ -187,28 +179,32 @@ def _attend(  # type: ignore[no-untyped-def]
     tl.store(place, (found / total).to(out.dtype.element_ty))
 
 
-def _tiles(count: int, weight: Tensor) -> dict[str, Any]:
+def _tiles(count: int, weight: Tensor, *, outs: int, block: int) -> dict[str, Any]:
     """Return how large tiles are for so many positions: enough bytes on the way for the memory's latency, and no more
-    than the shared memory of a small GPU holds, 99 KiB."""
-    rows = min(64, max(16, triton.next_power_of_2(count)))
+    than the shared memory of a small GPU holds, 99 KiB. `outs` and `block` are for few positions in bfloat16."""
+    rows = min(_MOST_ROWS, max(_FEW, triton.next_power_of_2(count)))
     is_wide = weight.dtype == torch.float32
-    block = min(64 if rows > 16 or is_wide else 128, weight.shape[1])
+    if rows > _FEW or is_wide:
+        outs, block = max(outs, 32), 64
+    block = min(block, weight.shape[1])
     assert weight.shape[1] % block == 0
-    return {"block_rows": rows, "block": block, "num_stages": 2 if is_wide else 4}
+    return {"block_rows": rows, "block_outs": outs, "block": block, "num_stages": 2 if is_wide else 4}
+
+
+def _grid(outputs: int, count: int, tiles: dict[str, Any]) -> tuple[int, int]:
+    return triton.cdiv(outputs, tiles["block_outs"]), triton.cdiv(count, tiles["block_rows"])
 
 
 def project(x: Tensor, norm: Tensor, epsilon: float, weights: list[Tensor], out: Tensor, precision: str) -> Tensor:
     """Write x (n, width), normed, times one weight (outs, width), or three of one size, side by side, to `out`."""
     each, width = weights[0].shape
     first, second, third = (weights * 3)[:3]
-    tiles = _tiles(len(x), weights[0])
-    outs = 32 if len(weights) == 3 else _HEAD_COLUMNS
+    tiles = _tiles(len(x), first, outs=16 if len(weights) == 3 else 64, block=256 if len(weights) == 3 else 128)
     # A program's columns are all of one weight.
-    assert len(weights) == 1 or each % outs == 0
-    grid = (triton.cdiv(each * len(weights), outs), triton.cdiv(len(x), tiles["block_rows"]))
-    _project[grid](
+    assert len(weights) == 1 or each % tiles["block_outs"] == 0
+    _project[_grid(each * len(weights), len(x), tiles)](
         x, norm, first, second, third, out, len(x), each, out.shape[1], epsilon,
-        width=width, precision=precision, block_outs=outs, **tiles,
+        width=width, precision=precision, **tiles,
     )  # fmt: skip
     return out
 
@@ -216,10 +212,9 @@ def project(x: Tensor, norm: Tensor, epsilon: float, weights: list[Tensor], out:
 def gate(x: Tensor, norm: Tensor, epsilon: float, weight: Tensor, up: Tensor, out: Tensor, precision: str) -> Tensor:
     """Write silu(n gate) * (n up) to `out`, n being x (n, width), normed."""
     outputs, width = weight.shape
-    tiles = _tiles(len(x), weight)
-    grid = (triton.cdiv(outputs, 32), triton.cdiv(len(x), tiles["block_rows"]))
-    _gate[grid](
-        x, norm, weight, up, out, len(x), outputs, epsilon, width=width, precision=precision, block_outs=32, **tiles
+    tiles = _tiles(len(x), weight, outs=32, block=128)
+    _gate[_grid(outputs, len(x), tiles)](
+        x, norm, weight, up, out, len(x), outputs, epsilon, width=width, precision=precision, **tiles
     )
     return out
 
@@ -227,10 +222,10 @@ def gate(x: Tensor, norm: Tensor, epsilon: float, weight: Tensor, up: Tensor, ou
 def add(x: Tensor, weight: Tensor, target: Tensor, precision: str) -> None:
     """Add x (n, width) times the weight (outs, width) to `target` (n, outs)."""
     outputs, width = weight.shape
-    tiles = _tiles(len(x), weight)
-    outs = 16 if len(x) <= 64 else 32
-    grid = (triton.cdiv(outputs, outs), triton.cdiv(len(x), tiles["block_rows"]))
-    _add[grid](x, weight, target, len(x), outputs, width=width, precision=precision, block_outs=outs, **tiles)
+    tiles = _tiles(len(x), weight, outs=8, block=256)
+    _add[_grid(outputs, len(x), tiles)](
+        x, weight, target, len(x), outputs, width=width, precision=precision, **tiles
+    )  # fmt: skip
 
 
 def attend(
@@ -242,12 +237,13 @@ def attend(
     _, heads, _, width = keys.shape
     row_stride, head_stride = keys.stride(0), keys.stride(1)
     count = len(mixed)
+    few = count <= _FEW
     _turn[(count,)](
         mixed, cos, sin, keys, values, rows, positions, row_stride, head_stride,
         heads=heads, heads_block=triton.next_power_of_2(heads), half=width // 2,
     )  # fmt: skip
     _attend[(count, heads)](
         mixed, keys, values, out, rows, positions, row_stride, head_stride, width**-0.5,
-        heads=heads, width=width, block=_KEYS_AT_ONCE,
+        heads=heads, width=width, block=256 if few else 128, num_warps=8 if few else 4,
     )  # fmt: skip
     return out

@@ -11,13 +11,11 @@ import functools
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from chatterbox.models.t3.inference.alignment_stream_analyzer import LLAMA_ALIGNED_HEADS
 from torch import Tensor
-from torch.nn.functional import pad
 
 from worker.models.chatterbox import alignment
 from worker.models.chatterbox.arrivals import Arrivals
@@ -27,43 +25,18 @@ from worker.models.chatterbox.devices import take_stream
 from worker.models.chatterbox.family import START_SPEECH, STOP_SPEECH, Family
 from worker.models.chatterbox.fused import backbone_of
 from worker.models.chatterbox.graphs import StepGraphs
-from worker.models.chatterbox.prefixes import Prefix, Prefixes
+from worker.models.chatterbox.prefixes import Prefixes
+from worker.models.chatterbox.reading import Reader, TokenRun
 from worker.models.chatterbox.sampler import Sampling, draw
 from worker.models.chatterbox.slots import Slots
+from worker.models.chatterbox.transit import sent
 
-# So many positions of a newcomer's text are read in one step, if others wait for theirs. Two rows of 64 are what a
-# step of 64 runs is, about.
-PIECE = 64
-# On a GPU to read for many takes hardly longer than for one; on a CPU as much longer as they are more.
-_TOGETHER_GPU = 16
 # A step writes at a run's position and goes one on; and where the run is not heard any more, others' steps write there.
 _AHEAD = 2
 
 
 class NoSlot(Exception):
     """There are more runs than the stage was made for. A fault of ours: the scheduler admits no more."""
-
-
-@dataclass(slots=True, eq=False, weakref_slot=True)
-class TokenRun:
-    """One text being turned into tokens. `tokens` are ids of sound; `has_ended` once the model said that it is done.
-
-    It has a slot until it has ended, or is ended, or nobody knows it any more.
-    """
-
-    tokens: list[int]
-    has_ended: bool = False
-    slot: int | None = None  # None once it was given back
-    position: int = 0  # how much of it stands in the cache
-    prefix: Prefix | None = None  # that is not in the cache yet
-    unread: Tensor | None = None  # (rows, n, hidden) of text and given tokens, behind the prefix; a step reads the last
-    speech: int = 0  # position of the first given token
-    is_cut: bool = False  # its top-p drops something
-
-    @property
-    def is_read(self) -> bool:
-        """All that was given is in the cache but the last, and every step draws a token."""
-        return self.unread is None
 
 
 class TokenStage:
@@ -80,13 +53,13 @@ class TokenStage:
         self._count = slots
         self._slots = Slots.empty(slots, t3.hp.speech_tokens_dict_size, t3.device)
         self._part = functools.cache(self._slots.part)
+        self._reader = Reader(self._backbone, self._prefixes, self._cache, self._part, self._rows)
         # Who has a slot. Weakly, so that a run that somebody forgot to end gives its slot back nevertheless.
         self._held: weakref.WeakValueDictionary[int, TokenRun] = weakref.WeakValueDictionary()
         self._due: frozenset[int] = frozenset()  # what is in `is_due` on the device
         self._graphs = StepGraphs(self._say, t3.device, self._nobody_due)
         self._arrivals: Arrivals[TokenRun] = Arrivals(self._slots.out)
         self._is_late = t3.device.type == "cuda"
-        self._together = _TOGETHER_GPU if t3.device.type == "cuda" else 1
 
     def __repr__(self) -> str:
         return f"<TokenStage slots={len(self._held)}/{self._count} {self._cache} {self._prefixes}>"
@@ -108,6 +81,7 @@ class TokenStage:
         for batch in sorted({self._batch(count) for count in range(1, self._count + 1)}, reverse=True):
             for length in sorted({self._length(length) for length in LENGTHS if length <= self._cache.length}):
                 self._graphs.record(batch, length, self._family.is_turbo)
+        self._reader.warm_up(self._count)
 
     @torch.inference_mode()
     def begin(
@@ -123,10 +97,10 @@ class TokenStage:
         if slot is None:
             raise NoSlot(f"all {self._count} slots of the token stage are taken")
         prefix = self._prefixes.take(voice, exaggeration)
-        unread = self._prompt(self._sent(text))
+        unread = self._prompt(sent(text.tolist(), self._t3.device))
         spoken = [START_SPEECH, *tokens]
         if tokens:
-            given = self._sent(torch.tensor(spoken))
+            given = sent(spoken, self._t3.device)
             unread = torch.cat([unread, self._speech(given[:-1], first=0)], dim=1)
         end = prefix.length + unread.shape[1] + 1
         self._make_room(slot + 1, end + _AHEAD)
@@ -162,7 +136,7 @@ class TokenStage:
         """
         assert all(run.slot is not None for run in runs), "stepped after its end"
         if unread := [run for run in runs if not run.is_read]:
-            self._read_on(unread, is_awaited=len(unread) < len(runs))
+            self._reader.read_on(unread, is_awaited=len(unread) < len(runs))
         if speaking := [run for run in runs if run.is_read]:
             self._speak(speaking)
         for run, token in self._arrivals.take(but_last=self._is_late and bool(speaking)):
@@ -221,7 +195,7 @@ class TokenStage:
 
     def _set_due(self, due: frozenset[int]) -> None:
         if due != self._due:
-            self._slots.is_due.copy_(self._sent(torch.tensor([slot in due for slot in range(self._count)])))
+            self._slots.is_due.copy_(sent([slot in due for slot in range(self._count)], self._t3.device))
             self._due = due
 
     # -- slots
@@ -237,6 +211,7 @@ class TokenStage:
     def _make_room(self, slots: int, positions: int) -> None:
         if self._cache.grow(self._rows * self._batch(slots), length_bucket(positions)):
             self._graphs.forget()
+            self._reader.forget()
 
     def _close_ranks(self) -> None:
         """Move runs into slots that have come free before them, if that makes the batch smaller."""
@@ -245,86 +220,13 @@ class TokenStage:
         for source, run in sorted(self._held.items()):
             if source >= batch:
                 target = next(free)
-                self._cache.move(self._rows_of(source), self._rows_of(target), run.position)
+                self._cache.move(self._reader.rows_of(source), self._reader.rows_of(target), run.position)
                 self._slots.move(source, target)
                 del self._held[source]
                 self._held[target] = run
                 run.slot = target
 
-    def _rows_of(self, slot: int | None) -> slice:
-        assert slot is not None, "it was given back"
-        return slice(self._rows * slot, self._rows * (slot + 1))
-
-    # -- reading what was given
-
-    def _read_on(self, runs: Sequence[TokenRun], *, is_awaited: bool) -> None:
-        """Read on in runs that have just begun: one piece if somebody is waiting, else until the first one speaks."""
-        while not runs[0].is_read:
-            first = runs[0].prefix
-            if first is not None and not first.is_whole:
-                self._prefixes.read_on(first, PIECE)
-            else:
-                self._read_pieces(self._group(runs))
-            if is_awaited:
-                return
-
-    def _group(self, runs: Sequence[TokenRun]) -> list[TokenRun]:
-        """Return the first and whose next pieces can be read with its own. All that stands there is padded to the
-        longest, and must have room for that."""
-        group: list[TokenRun] = []
-        for run in runs:
-            if run.is_read or not (run.prefix is None or run.prefix.is_whole):
-                continue
-            if run.prefix is not None:
-                assert run.slot is not None
-                self._cache.put(run.prefix.cache, self._rows_of(run.slot))
-                run.position, run.prefix = run.prefix.length, None
-            fits = max(one.position for one in (run, *group)) + PIECE <= self._cache.length
-            if not group or fits:
-                group.append(run)
-            if len(group) == self._together or not fits:
-                break
-        return group
-
-    def _read_pieces(self, runs: Sequence[TokenRun]) -> None:
-        """Read the next piece of each at once. Behind the end of a shorter one something is written that nobody reads:
-        what comes there is written before."""
-        pieces = [run.unread[:, :PIECE] for run in runs if run.unread is not None]
-        longest = max(piece.shape[1] for piece in pieces)
-        x = (
-            pieces[0]
-            if len(pieces) == 1
-            else torch.cat([pad(piece, (0, 0, 0, longest - piece.shape[1])) for piece in pieces])
-        )
-        begins = [run.position for run in runs]
-        positions = self._backbone.positions(begins[0], begins[0] + longest)
-        rows: slice | Tensor = self._rows_of(runs[0].slot)
-        if len(runs) > 1:
-            where = [
-                (row, run.position)
-                for run in runs
-                for row in range(self._rows_of(run.slot).start, self._rows_of(run.slot).stop)
-            ]
-            rows, first = self._sent(torch.tensor(where).T).contiguous()
-            positions = first[:, None] + self._backbone.positions(0, longest)
-        _, attention = self._backbone.read(x, self._cache, rows, positions, length_bucket(max(begins) + longest))
-        for number, (run, piece) in enumerate(zip(runs, pieces, strict=True)):
-            self._have_read(run, piece.shape[1], None if attention is None else attention[number : number + 1])
-
-    def _have_read(self, run: TokenRun, count: int, attention: Tensor | None) -> None:
-        assert run.slot is not None
-        assert run.unread is not None
-        slots = self._part(run.slot, run.slot + 1)
-        end = run.position + count
-        if attention is not None:
-            on = torch.ones(1, dtype=torch.bool, device=self._t3.device)
-            # The alignment goes forward a token at a time, from the position in front of the first one.
-            for position in range(max(run.position, run.speech - 1), end):
-                frame = self._backbone.positions(position - run.speech + 1, position - run.speech + 2)[0]
-                alignment.follow(slots, attention[:, position - run.position], frame, on)
-        run.position = end
-        slots.position.fill_(end)
-        run.unread = run.unread[:, PIECE:] if run.unread.shape[1] > PIECE else None
+    # -- what is given
 
     def _prompt(self, text: Tensor) -> Tensor:
         """Return (rows, n, hidden): the text, and where there are two begins of speech, the first; the second row is
@@ -349,9 +251,3 @@ class TokenStage:
             return embeddings
         positions = self._backbone.positions(first, first + len(tokens))
         return (embeddings + t3.speech_pos_emb.emb(positions)).expand(2, -1, -1)
-
-    def _sent(self, values: Tensor) -> Tensor:
-        """Bring a tensor to the device without waiting for what the device has to do before."""
-        if self._t3.device.type == "cuda":
-            values = values.pin_memory()
-        return values.to(self._t3.device, non_blocking=True)

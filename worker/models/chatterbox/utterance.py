@@ -14,8 +14,8 @@ import numpy as np
 from wire.segment import SegmentRequest
 from worker.models.chatterbox.conditionals import Voice
 from worker.models.chatterbox.family import SPEECH_IDS
+from worker.models.chatterbox.reading import TokenRun
 from worker.models.chatterbox.s3gen import SoundRun
-from worker.models.chatterbox.t3 import TokenRun
 
 log = logging.getLogger("worker.models.chatterbox")
 
