@@ -5,14 +5,16 @@ import os
 # Before torch reads them. Two threads of OpenMP on a busy machine wait for each other by spinning: ten times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
-# And Triton: where there is no GPU its kernels can be carried out, a program at a time.
-os.environ["TRITON_INTERPRET"] = "1"
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+# Before Triton reads it: where there is no GPU its kernels can be carried out, a program at a time.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from tests.chatterbox.speaking import END_AT
 from worker.config import ChatterboxOptions

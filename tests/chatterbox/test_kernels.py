@@ -10,10 +10,12 @@ from torch import Tensor
 
 from tests.chatterbox.conftest import Models
 from tests.chatterbox.decoding import Speakers, begun
-from worker.models.chatterbox import fused
+from worker.models.chatterbox import fused, step_kernels
 from worker.models.chatterbox.backbone import Backbone
-from worker.models.chatterbox.family import FAMILIES
+from worker.models.chatterbox.family import FAMILIES, STOP_SPEECH
 from worker.models.chatterbox.fused import FusedBackbone
+from worker.models.chatterbox.sampler import draw
+from worker.models.chatterbox.slots import Slots
 from worker.models.chatterbox.t3 import TokenStage
 
 LAYERS = 2  # the interpreter takes its time
@@ -67,20 +69,69 @@ def test_the_kernels_read_what_the_modules_read(heard: tuple[tuple[int, int], ..
             assert (they_looked - looked).abs().max() < 1e-5
 
 
+@torch.inference_mode()
+def test_a_step_reads_what_a_piece_of_one_reads(t3: Any) -> None:
+    """Of two slots, each at a position of its own."""
+    backbone = FusedBackbone(t3)
+    x = torch.randn(4, t3.dim, generator=torch.Generator().manual_seed(2)) * 0.1
+    places = torch.tensor([140, 3])
+    made = []
+    for is_step in (False, True):
+        cache = backbone.cache()
+        cache.grow(4, 192)
+        for tensor in (*cache.keys, *cache.values):
+            tensor.normal_(generator=torch.Generator().manual_seed(3))
+        found = x.clone()
+        backbone._layers(found, cache, torch.arange(4), places, is_step=is_step)
+        made.append((found, torch.stack([*cache.keys, *cache.values])))
+    for one, other in zip(*made, strict=True):
+        assert (one - other).norm() < 1e-5 * one.norm()
+
+
+def slots_by_chance(count: int, ids: int) -> Slots:
+    slots = Slots.empty(count, ids, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(4)
+    for column, low, high in (("temperature", 0.3, 1.5), ("min_p", 0.0, 0.2), ("repetition_penalty", 1.0, 2.0)):
+        getattr(slots, column).uniform_(low, high, generator=generator)
+    slots.cfg_weight.uniform_(0.0, 1.0, generator=generator)
+    slots.seed.random_(0, 1 << 32, generator=generator)
+    slots.token.random_(0, 6561, generator=generator)
+    slots.drawn.random_(0, 500, generator=generator)
+    slots.position.random_(0, 500, generator=generator)
+    slots.seen.copy_(torch.rand(count, ids, generator=generator) < 0.02)
+    slots.is_alive.copy_(torch.tensor([True, True, True, False]).repeat(count // 4))
+    slots.is_due.copy_(torch.tensor([True, True, False, True]).repeat(count // 4))
+    return slots
+
+
+@torch.inference_mode()
+def test_what_the_kernel_draws_and_notes_is_what_the_sampler_does() -> None:
+    count = 40
+    logits = torch.randn(2 * count, 8194, generator=torch.Generator().manual_seed(5)) * 3
+    logits[:8, STOP_SPEECH] = 100.0  # these end
+    modules, kernel = slots_by_chance(count, 8194), slots_by_chance(count, 8194)
+    on = modules.is_alive & modules.is_due
+    modules.position.add_(on)
+    guided = logits[::2] + modules.cfg_weight[:, None] * (logits[::2] - logits[1::2])
+    modules.take(draw(guided, modules, is_turbo=False, is_cut=False), on)
+    step_kernels.draw(logits, kernel)
+    for name in Slots.__dataclass_fields__:
+        assert torch.equal(getattr(kernel, name), getattr(modules, name)), name
+    assert modules.is_alive[:4].tolist() == [False, False, True, False]
+    assert len(set(modules.out.tolist())) > count / 4
+
+
 def test_the_kernels_draw_the_same_tokens(speaker: Speakers, t3: Any) -> None:
-    chance = random.Random(2)
-    requests = [speaker.request(chance, letters=letters, temperature=0.8, top_p=0.0) for letters in (3, 4)]
+    request = speaker.request(random.Random(2), letters=3)
     made = []
     for backbone in (Backbone(t3), FusedBackbone(t3)):
-        stage = TokenStage(t3, speaker.family, 2)
+        stage = TokenStage(t3, speaker.family, 1)
         stage._backbone = stage._prefixes._backbone = stage._reader._backbone = backbone
-        stage._reader.together = 2
-        runs = [begun(stage, request) for request in requests]
-        while any(len(run.tokens) < 3 for run in runs):
-            stage.step(runs)
-        made.append([run.tokens[:3] for run in runs])
+        run = begun(stage, request)
+        while len(run.tokens) < 2:
+            stage.step([run])
+        made.append(run.tokens)
     assert made[0] == made[1]
-    assert made[0][0] != made[0][1]
 
 
 def test_a_machine_that_cannot_compile_them_does_without(caplog: pytest.LogCaptureFixture) -> None:

@@ -166,6 +166,22 @@ def test_a_long_text_holds_nobody_up_for_more_than_a_piece(model_id: str, speake
     assert len(newcomer.tokens) + newcomer.has_ended == 1
 
 
+@pytest.mark.parametrize("model_id", ALL)
+def test_newcomers_may_be_read_together(model_id: str, speakers: dict[str, Speakers]) -> None:
+    """As they are on CUDA: pieces of different lengths, at different places, some with tokens that are given."""
+    speaker, chance = speakers[model_id], random.Random(13)
+    requests = [speaker.request(chance, letters=letters, **GREEDY) for letters in (4, 90, 12, 31)]
+    expected = [alone(staged(speaker, 1), request) for request in requests]
+    stage = staged(speaker, 4)
+    stage._reader.together = 4
+    stage._make_room(4, 512)
+    given = [expected[n][: 5 * n] for n in range(4)]
+    runs = [begun(stage, request, tokens) for request, tokens in zip(requests, given, strict=True)]
+    while speaking := [run for run in runs if not run.has_ended and len(run.tokens) < MOST_TOKENS]:
+        stage.step(speaking)
+    assert [run.tokens for run in runs] == expected
+
+
 def test_a_newcomer_who_holds_nobody_up_is_read_at_once(speakers: dict[str, Speakers]) -> None:
     speaker = speakers["chatterbox"]
     stage = staged(speaker, 1)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from worker.models.chatterbox.cache import LENGTHS, Cache
+from worker.models.chatterbox.slots import Slots
 
 
 class _Kind(Protocol):
@@ -133,6 +134,15 @@ class Backbone:
     def is_sized(self) -> bool:
         """What `read` costs grows with its `length`, and not only with what was read."""
         return True
+
+    @property
+    def can_say(self) -> bool:
+        """`say` is there."""
+        return False
+
+    def say(self, slots: Slots, cache: Cache) -> None:
+        """Carry out a whole step of all slots, from their last tokens to the next ones; no top-p drops anything."""
+        raise NotImplementedError
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (rows, ids) float32 for hidden states (rows, hidden) that `read` returned."""

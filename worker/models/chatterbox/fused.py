@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from worker.models.chatterbox.backbone import Backbone, attention_of
 from worker.models.chatterbox.cache import Cache
+from worker.models.chatterbox.slots import Slots
 
 log = logging.getLogger("worker.models.chatterbox")
 
@@ -34,13 +36,14 @@ class FusedBackbone(Backbone):
 
     def __init__(self, t3: Any, *, heads_heard: tuple[tuple[int, int], ...] = ()) -> None:
         # Here: where there is no GPU there is no Triton.
-        from worker.models.chatterbox import kernels
+        from worker.models.chatterbox import kernels, step_kernels
 
         super().__init__(t3, heads_heard=heads_heard)
-        self._kernels = kernels
+        self._kernels, self._step_kernels = kernels, step_kernels
+        self._tokens, self._places = t3.speech_emb.weight, t3.speech_pos_emb.emb.weight
         self._transformer = t3.tfmr
         self._epsilon = t3.tfmr.config.rms_norm_eps
-        self._cos, self._sin = self._kind.turns(self._index[None])
+        self._turns = self._kind.turns(self._index[None])
         self._precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
     @property
@@ -53,8 +56,19 @@ class FusedBackbone(Backbone):
             cache = self.cache()
             cache.grow(2 * count, 64)
             x = torch.zeros(2 * count, 1, self.hidden_size, device=self.device)
-            hidden, _ = self.read(x, cache, slice(0, 2 * count), self.positions(0, 1), 64)
-            self.logits(hidden)
+            self.read(x, cache, slice(0, 2 * count), self.positions(0, 1), 64)
+            self.say(Slots.empty(count, len(self._tokens), self.device), cache)
+
+    @property
+    def can_say(self) -> bool:
+        return not self._heads_heard
+
+    def say(self, slots: Slots, cache: Cache) -> None:
+        rows = self._index[: 2 * len(slots.token)]
+        x = torch.empty(len(rows), self.hidden_size, dtype=self.dtype, device=self.device)
+        self._step_kernels.embed(slots, self._tokens, self._places, x)
+        self._layers(x, cache, rows, slots.position, is_step=True)
+        self._step_kernels.draw(self.logits(x), slots)
 
     def logits(self, hidden: Tensor) -> Tensor:
         head = self._head.weight
@@ -66,31 +80,47 @@ class FusedBackbone(Backbone):
     def read(
         self, x: Tensor, cache: Cache, rows: slice | Tensor, positions: Tensor, length: int
     ) -> tuple[Tensor, Tensor | None]:
-        kernels, precision, epsilon = self._kernels, self._precision, self._epsilon
         count, n, hidden = x.shape
         # Each layer adds to it in place.
         x = x.to(self.dtype, copy=True).reshape(count * n, hidden)
         row = self._rows(rows)[:, None].expand(count, n).reshape(-1).contiguous()
         place = positions.expand(count, n).reshape(-1).contiguous()
+        heard: dict[tuple[int, int], Tensor] = {}
+
+        def hear(index: int, mixed: Tensor) -> None:
+            for pair in self._heads_heard:
+                if pair[0] == index:
+                    query = mixed.view(count, n, 3, self._kind.heads, -1)[::2, :, 0, pair[1]]
+                    keys = cache.keys[index][rows, pair[1], :length][::2]
+                    heard[pair] = attention_of(query, keys, self._mask(positions, length)[::2])
+
+        self._layers(x, cache, row, place, hear)
+        mean = torch.stack([heard[pair] for pair in self._heads_heard]).mean(0) if heard else None
+        return x.view(count, n, hidden)[:, -1], mean
+
+    def _layers(
+        self,
+        x: Tensor,
+        cache: Cache,
+        row: Tensor,
+        place: Tensor,
+        hear: Callable[[int, Tensor], None] = lambda _index, _mixed: None,
+        *,
+        is_step: bool = False,
+    ) -> None:
+        """Go through the layers with x (n, hidden), in place; `hear` is told each one's queries, which are turned."""
+        kernels, precision, epsilon = self._kernels, self._precision, self._epsilon
         inner = self._kind.heads * self._kind.width
         mixed, attended = x.new_empty(len(x), 3 * inner), x.new_empty(len(x), inner)
         risen = x.new_empty(len(x), self._transformer.config.intermediate_size)
-        heard: dict[tuple[int, int], Tensor] = {}
         for index, layer in enumerate(self._transformer.layers):
             attention, mlp = layer.self_attn, layer.mlp
             weights = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
             kernels.project(x, layer.input_layernorm.weight, epsilon, weights, mixed, precision)
             keys, values = cache.keys[index], cache.values[index]
-            kernels.attend(mixed, self._cos, self._sin, keys, values, row, place, attended)
-            for pair in self._heads_heard:
-                if pair[0] == index:
-                    query = mixed.view(count, n, 3, self._kind.heads, -1)[::2, :, 0, pair[1]]
-                    heard[pair] = attention_of(
-                        query, keys[rows, pair[1], :length][::2], self._mask(positions, length)[::2]
-                    )
+            kernels.attend(mixed, self._turns, keys, values, row, place, attended, is_step=is_step)
+            hear(index, mixed)
             kernels.add(attended, attention.o_proj.weight, x, precision)
             norm = layer.post_attention_layernorm.weight
             kernels.gate(x, norm, epsilon, mlp.gate_proj.weight, mlp.up_proj.weight, risen, precision)
             kernels.add(risen, mlp.down_proj.weight, x, precision)
-        mean = torch.stack([heard[pair] for pair in self._heads_heard]).mean(0) if heard else None
-        return x.view(count, n, hidden)[:, -1], mean

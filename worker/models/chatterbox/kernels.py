@@ -117,11 +117,11 @@ def _add(  # type: ignore[no-untyped-def]
 @triton.jit
 def _turn(  # type: ignore[no-untyped-def]
     mixed, cos, sin, keys, values, row_of, position_of, row_stride, head_stride,
-    heads: tl.constexpr, heads_block: tl.constexpr, half: tl.constexpr,
+    share: tl.constexpr, heads: tl.constexpr, heads_block: tl.constexpr, half: tl.constexpr,
 ):  # fmt: skip
     """Turn queries and keys by their position (rotary embedding), and put keys and values into the cache."""
     token = tl.program_id(0)
-    position = tl.load(position_of + token)
+    position = tl.load(position_of + token // share)
     row = tl.load(row_of + token).to(tl.int64)
     head = tl.arange(0, heads_block)[:, None]
     there = head < heads
@@ -150,11 +150,11 @@ def _turn(  # type: ignore[no-untyped-def]
 @triton.jit
 def _attend(  # type: ignore[no-untyped-def]
     mixed, keys, values, out, row_of, position_of, row_stride, head_stride, scale,
-    heads: tl.constexpr, width: tl.constexpr, block: tl.constexpr,
+    share: tl.constexpr, heads: tl.constexpr, width: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """Attend from each position to those of its row up to itself: no further, whatever the cache is long."""
     token, head = tl.program_id(0), tl.program_id(1)
-    position = tl.load(position_of + token)
+    position = tl.load(position_of + token // share)
     row = tl.load(row_of + token).to(tl.int64)
     lane = tl.arange(0, width)
     query = tl.load(mixed + token.to(tl.int64) * 3 * heads * width + head * width + lane).to(tl.float32) * scale
@@ -177,6 +177,58 @@ def _attend(  # type: ignore[no-untyped-def]
         highest = higher
     place = out + token.to(tl.int64) * heads * width + head * width + lane
     tl.store(place, (found / total).to(out.dtype.element_ty))
+
+
+@triton.jit
+def _attend_one(  # type: ignore[no-untyped-def]
+    mixed, cos, sin, keys, values, out, row_of, position_of, row_stride, head_stride, scale,
+    share: tl.constexpr, heads: tl.constexpr, half: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """`_turn` and `_attend` of positions of which no two are in one row: none needs what another one stores."""
+    token, head = tl.program_id(0), tl.program_id(1)
+    position = tl.load(position_of + token // share)
+    row = tl.load(row_of + token).to(tl.int64)
+    width: tl.constexpr = 2 * half
+    low, lane = tl.arange(0, half), tl.arange(0, width)
+    kind = mixed.dtype.element_ty
+    angle = position * width + low
+    cos_low, cos_high = tl.load(cos + angle).to(tl.float32), tl.load(cos + angle + half).to(tl.float32)
+    sin_low, sin_high = tl.load(sin + angle).to(tl.float32), tl.load(sin + angle + half).to(tl.float32)
+    base = row * row_stride + head * head_stride
+    here = base + position * width
+    query = mixed + token.to(tl.int64) * 3 * heads * width + head * width
+    left, right = tl.load(query + low).to(tl.float32), tl.load(query + half + low).to(tl.float32)
+    query_low = (left * cos_low - right * sin_low).to(kind).to(tl.float32) * scale
+    query_high = (right * cos_high + left * sin_high).to(kind).to(tl.float32) * scale
+    key = query + heads * width
+    left, right = tl.load(key + low).to(tl.float32), tl.load(key + half + low).to(tl.float32)
+    key_low = (left * cos_low - right * sin_low).to(kind)
+    key_high = (right * cos_high + left * sin_high).to(kind)
+    value = tl.load(key + heads * width + lane)
+    tl.store(keys + here + low, key_low)
+    tl.store(keys + here + half + low, key_high)
+    tl.store(values + here + lane, value)
+    # Its own key and value are at hand; the others stand in the cache.
+    highest = tl.sum(key_low.to(tl.float32) * query_low, axis=0) + tl.sum(key_high.to(tl.float32) * query_high, axis=0)
+    total = tl.exp(highest - highest)
+    found = value.to(tl.float32)
+    for start in range(0, position, block):
+        at = start + tl.arange(0, block)
+        seen = at < position
+        places = keys + base + at[:, None] * width + low[None, :]
+        lower = tl.load(places, mask=seen[:, None], other=0.0).to(tl.float32)
+        upper = tl.load(places + half, mask=seen[:, None], other=0.0).to(tl.float32)
+        tile = tl.load(values + base + at[:, None] * width + lane[None, :], mask=seen[:, None], other=0.0)
+        score = tl.sum(lower * query_low[None, :] + upper * query_high[None, :], axis=1)
+        score = tl.where(seen, score, -float("inf"))
+        higher = tl.maximum(highest, tl.max(score, axis=0))
+        weight = tl.exp(score - higher)
+        fade = tl.exp(highest - higher)
+        found = found * fade + tl.sum(tile.to(tl.float32) * weight[:, None], axis=0)
+        total = total * fade + tl.sum(weight, axis=0)
+        highest = higher
+    place = out + token.to(tl.int64) * heads * width + head * width + lane
+    tl.store(place, (found / total).to(kind))
 
 
 def _tiles(count: int, weight: Tensor, *, outs: int, block: int) -> dict[str, Any]:
@@ -229,21 +281,33 @@ def add(x: Tensor, weight: Tensor, target: Tensor, precision: str) -> None:
 
 
 def attend(
-    mixed: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, rows: Tensor, positions: Tensor, out: Tensor
+    mixed: Tensor,
+    turns: tuple[Tensor, Tensor],
+    keys: Tensor,
+    values: Tensor,
+    rows: Tensor,
+    positions: Tensor,
+    out: Tensor,
+    *,
+    is_step: bool = False,
 ) -> Tensor:
-    """Turn, store and attend. `mixed` is (n, 3 * heads * width): queries, which are turned in place, keys and values;
-    `keys` and `values` are a layer's cache (rows, heads, length, width); `rows` and `positions` (n,) int64 say where
-    each is. Writes (n, heads * width) to `out`."""
+    """Turn, store and attend. `mixed` is (n, 3 * heads * width): queries, keys and values; `turns` are cosines and
+    sines of all positions; `keys` and `values` are a layer's cache (rows, heads, length, width); `rows` (n,) and
+    `positions` (n, or half of it where two neighbours share one), int64, say where each is. Writes (n, heads * width)
+    to `out`. In a step no two are in one row; else the queries in `mixed` are turned afterwards."""
     _, heads, _, width = keys.shape
-    row_stride, head_stride = keys.stride(0), keys.stride(1)
-    count = len(mixed)
-    few = count <= _FEW
+    count, few = len(mixed), len(mixed) <= _FEW
+    share, scale = count // len(positions), width**-0.5
+    shape = {"share": share, "heads": heads, "block": 256 if few else 128, "num_warps": 8 if few else 4}
+    strides = keys.stride(0), keys.stride(1)
+    if is_step:
+        _attend_one[(count, heads)](
+            mixed, *turns, keys, values, out, rows, positions, *strides, scale, half=width // 2, **shape
+        )
+        return out
     _turn[(count,)](
-        mixed, cos, sin, keys, values, rows, positions, row_stride, head_stride,
-        heads=heads, heads_block=triton.next_power_of_2(heads), half=width // 2,
+        mixed, *turns, keys, values, rows, positions, *strides,
+        share=share, heads=heads, heads_block=triton.next_power_of_2(heads), half=width // 2,
     )  # fmt: skip
-    _attend[(count, heads)](
-        mixed, keys, values, out, rows, positions, row_stride, head_stride, width**-0.5,
-        heads=heads, width=width, block=256 if few else 128, num_warps=8 if few else 4,
-    )  # fmt: skip
+    _attend[(count, heads)](mixed, keys, values, out, rows, positions, *strides, scale, width=width, **shape)
     return out

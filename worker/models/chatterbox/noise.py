@@ -12,9 +12,9 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-_WEYL = -7046029254386353131  # 0x9E3779B97F4A7C15, the golden ratio, as a signed 64-bit number
-_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
-_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+WEYL = -7046029254386353131  # 0x9E3779B97F4A7C15, the golden ratio, as a signed 64-bit number
+MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 _U24 = 1 << 24
 
 
@@ -33,16 +33,16 @@ def _shifted(x: Tensor, bits: int) -> Tensor:
 
 
 def _mixed(x: Tensor) -> Tensor:
-    x = (x ^ _shifted(x, 30)) * _MIX_1
-    x = (x ^ _shifted(x, 27)) * _MIX_2
+    x = (x ^ _shifted(x, 30)) * MIX_1
+    x = (x ^ _shifted(x, 27)) * MIX_2
     return x ^ _shifted(x, 31)
 
 
 def _bits(seed: int | Tensor, stream: Stream, index: Tensor) -> Tensor:
     if not isinstance(seed, Tensor):
         seed = torch.tensor([seed], dtype=torch.int64, device=index.device)
-    key = (seed * 4 + 1) * _WEYL + int(stream)
-    return _mixed(_mixed(key) + index * _WEYL)
+    key = (seed * 4 + 1) * WEYL + int(stream)
+    return _mixed(_mixed(key) + index * WEYL)
 
 
 def uniform(seed: int | Tensor, stream: Stream, index: Tensor) -> Tensor:
@@ -68,4 +68,4 @@ def reseeded(seed: int, attempt: int) -> int:
     """Return the seed of another attempt at the same segment; attempt 0 has the seed itself."""
     if not attempt:
         return seed
-    return int(_mixed(torch.tensor([(seed << 8) + attempt], dtype=torch.int64) * _WEYL)) & 0xFFFFFFFF
+    return int(_mixed(torch.tensor([(seed << 8) + attempt], dtype=torch.int64) * WEYL)) & 0xFFFFFFFF

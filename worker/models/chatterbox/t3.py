@@ -167,6 +167,9 @@ class TokenStage:
     def _say(self, batch: int, length: int, is_cut: bool = True) -> None:
         """Read the last token of the first `batch` slots and draw the next one. Waits for nothing; may be recorded."""
         slots = self._part(0, batch)
+        if self._backbone.can_say and not is_cut:
+            self._backbone.say(slots, self._cache)
+            return
         on = slots.is_alive & slots.is_due
         x = self._t3.speech_emb(slots.token)
         if not self._family.is_turbo:
