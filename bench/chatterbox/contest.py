@@ -200,7 +200,9 @@ def _whole(contest: Contest, directory: Path, published: Published, advance: Adv
     try:
         advance("warming up")
         published.speak(contest.texts[0])
-        whole.speak(contest.texts[:1])
+        whole.warm_up()
+        for batch in contest.batches:
+            whole.speak(contest.texts[:batch])  # what is recorded or tuned at its first use is not measured
         for turn in range(contest.turns):
             advance(f"turn {turn + 1}: upstream speaks")
             spoken = published.speak(contest.texts[turn % len(contest.texts)])

@@ -16,6 +16,7 @@ from bench.roofline import TokenModel
 from wire.segment import SegmentRequest
 from worker.config import ChatterboxOptions
 from worker.models.base import Clip
+from worker.models.chatterbox import memory
 from worker.models.chatterbox.conditionals import on_device, prepared_default
 from worker.models.chatterbox.family import DEFAULT_VOICE, Family
 from worker.models.chatterbox.model import ChatterboxModel
@@ -47,6 +48,7 @@ class Tokens:
     def __init__(self, directory: Path, family: Family, device: str, precision: Precision, slots: int) -> None:
         self.parts: Parts = load_parts(directory, family, device, device, precision)
         self._stage = TokenStage(self.parts.t3, family, slots)
+        self._stage.warm_up(memory.positions(family))
         self._voice = on_device(prepared_default(self.parts), self.parts)
         self._family = family
 
@@ -134,6 +136,10 @@ class Whole:
     @property
     def settings(self) -> dict[str, Any]:
         return dict(self._model.settings())
+
+    def warm_up(self) -> None:
+        """Do what a worker does before it is ready."""
+        self._model.warm_up()
 
     def take_voice(self, clip: Clip) -> None:
         """Speak with the voice of a recording from now on.

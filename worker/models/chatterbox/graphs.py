@@ -134,7 +134,7 @@ class StepGraphs:
             return False
         graph = torch.cuda.CUDAGraph()
         try:
-            with self._idle():
+            with RECORDING, self._idle():
                 # Libraries set up at their first call what a recording does not allow.
                 self._step(*shape)
                 torch.cuda.current_stream().synchronize()
