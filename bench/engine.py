@@ -50,6 +50,7 @@ class Options:
     check: int
     threads: int
     watermark: bool
+    tokens_only: bool
 
     @property
     def characters(self) -> int:
@@ -69,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--check", type=int, default=0, metavar="N", help="compare greedy tokens of N texts first (default: 0)")
     add("--threads", type=int, default=0, metavar="N", help="of the CPU (default: as torch has them)")
     add("--no-watermark", dest="watermark", action="store_false", help="without the mark, on both sides")
+    add("--tokens-only", action="store_true", help="the token stage alone: on a CPU a voice's sound takes minutes")
     add("--json", type=Path, metavar="FILE", help="write every figure")
     add("--plot", type=Path, metavar="FILE.png", help="draw tokens and audio a second")
     add("--markdown", type=Path, metavar="FILE", help="replace the tables between the marks in FILE")
@@ -114,6 +116,8 @@ def read_options(arguments: argparse.Namespace) -> Options:
     if arguments.check and arguments.precision != "fp32":
         raise OptionError("--check is used with --precision fp32: in others upstream's tokens are not ours")
     check_writable("--json", arguments.json)
+    if arguments.plot is not None and arguments.tokens_only:
+        raise OptionError("--plot draws the whole engine, too: leave --tokens-only out")
     if arguments.plot is not None:
         check_writable("--plot", arguments.plot)
         check_plot(arguments.plot)
@@ -176,6 +180,7 @@ def _contest(options: Options) -> Contest:
         turns=options.turns,
         checked=options.check,
         watermark=options.watermark,
+        tokens_only=options.tokens_only,
         is_published_size=not is_small,
         texts=list(islice(fixed_texts(1, options.characters), count)),
     )

@@ -18,7 +18,8 @@ Cells = tuple[str, list[str], list[list[str]]]  # title, headings, rows
 
 
 def build_report(measured: Report) -> Report:
-    """Return what was measured with the ratios of it: ours ÷ upstream's of the same turn."""
+    """Return what was measured with the ratios of it: ours ÷ upstream's of the same turn. Of the whole engine there are
+    none where the tokens alone were measured."""
     upstream = measured["decode"]["upstream"]
     whole = measured["whole"]
     one_by_one = [_rate(one) for one in whole["upstream"]]
@@ -39,7 +40,7 @@ def build_report(measured: Report) -> Report:
         "summary": {
             "upstream": {
                 "tokens_per_second": _median(upstream),
-                "audio_seconds_per_second": _median(one_by_one),
+                "audio_seconds_per_second": _median(one_by_one) if one_by_one else None,
                 "stage_shares": _shares(whole["upstream"]),
             },
             "tokens_per_second": tokens,
@@ -72,6 +73,8 @@ def _compared(ours: Sequence[float], theirs: Sequence[float], best: float | None
 
 def _shares(spoken: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Return the share of the time that each stage took; what is done meanwhile by another thread adds to more."""
+    if not spoken:
+        return {}
     seconds = sum(one["seconds"] for one in spoken)
     stages = dict.fromkeys(stage for one in spoken for stage in one["stages"])
     shares = {stage: sum(one["stages"].get(stage, 0.0) for one in spoken) / seconds for stage in stages}
@@ -87,6 +90,8 @@ def tables(report: Report) -> list[Cells]:
         ("tokens_per_second", "Token stage", "tokens/s", upstream["tokens_per_second"]),
         ("audio_seconds_per_second", "Whole engine", "audio-s/s", upstream["audio_seconds_per_second"]),
     ):
+        if not summary[key]:
+            continue
         heads = ["at once", f"upstream, {unit}", f"ours, {unit}", "ours ÷ upstream", "best possible", "of it"]
         rows = [
             [
@@ -123,8 +128,9 @@ def lines(report: Report) -> list[str]:
     found = [
         f"device     {report['device']} · reads {rates['bytes_per_second'] / 1e9:.1f} GB/s · "
         f"multiplies {rates['flops_per_second'] / 1e9:.0f} GFLOP/s in {report['token_dtype']}, measured in this run",
-        f"stages     upstream {_told(summary['upstream']['stage_shares'])}",
     ]
+    if shares := summary["upstream"]["stage_shares"]:
+        found.append(f"stages     upstream {_told(shares)}")
     found += [
         f"           ours, {batch} at once: {_told(one['stage_shares'])}"
         for batch, one in summary["audio_seconds_per_second"].items()

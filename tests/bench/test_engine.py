@@ -100,6 +100,14 @@ def test_the_table_tells_each_batch_beside_upstream() -> None:
     assert "| 2 | 15 | 30 |" in markdown(report)
 
 
+def test_of_tokens_alone_nothing_is_told_of_sound() -> None:
+    report = build_report(measured(whole={"upstream": [], "ours": {}}))
+    assert report["summary"]["upstream"]["audio_seconds_per_second"] is None
+    assert [title for title, *_ in tables(report)] == ["Token stage", "One step of the token stage"]
+    assert not any("stages" in line for line in lines(report))
+    assert "audio" not in markdown(report)
+
+
 def test_a_picture_is_drawn(tmp_path: Path) -> None:
     draw_engine(build_report(measured(best_audio_seconds_per_second={"1": 5.0, "2": 9.0})), tmp_path / "engine.png")
     assert (tmp_path / "engine.png").read_bytes().startswith(b"\x89PNG")

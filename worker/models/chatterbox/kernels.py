@@ -251,7 +251,7 @@ def project(x: Tensor, norm: Tensor, epsilon: float, weights: list[Tensor], out:
     """Write x (n, width), normed, times one weight (outs, width), or three of one size, side by side, to `out`."""
     each, width = weights[0].shape
     first, second, third = (weights * 3)[:3]
-    tiles = _tiles(len(x), first, outs=16 if len(weights) == 3 else 64, block=256 if len(weights) == 3 else 128)
+    tiles = _tiles(len(x), first, outs=32 if len(weights) == 3 else 64, block=128)
     # A program's columns are all of one weight.
     assert len(weights) == 1 or each % tiles["block_outs"] == 0
     _project[_grid(each * len(weights), len(x), tiles)](
@@ -300,7 +300,8 @@ def attend(
     share, scale = count // len(positions), width**-0.5
     shape = {"share": share, "heads": heads, "block": 256 if few else 128, "num_warps": 8 if few else 4}
     strides = keys.stride(0), keys.stride(1)
-    if is_step:
+    if is_step and few:
+        # For many the other two are faster: their reads are twice as wide.
         _attend_one[(count, heads)](
             mixed, *turns, keys, values, out, rows, positions, *strides, scale, half=width // 2, **shape
         )
