@@ -21,6 +21,7 @@ from chatterbox.models.voice_encoder import VoiceEncoder
 from safetensors.torch import load_file
 
 from worker.models.chatterbox.family import Family
+from worker.models.chatterbox.packing import pack
 from worker.models.chatterbox.shapes import DESCRIPTION, hyperparameters, tiny_shapes
 
 log = logging.getLogger("worker.models.chatterbox")
@@ -67,6 +68,8 @@ def load_parts(directory: Path, family: Family, device: str, sound_device: str, 
         part.to(place).eval().requires_grad_(False)
     _without_weight_norm(s3gen.mel2wav)
     apply_precision(t3, s3gen, precision)
+    if device == "cpu":
+        pack(t3)
     return Parts(
         t3=t3,
         s3gen=s3gen,
