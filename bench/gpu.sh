@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, in one go and in under nine minutes: do both engines draw the same tokens, how fast is
-# upstream and how fast are we, what do listeners get, and with two GPUs, what is a split worth. On random weights of
-# the published size, which are made on the spot; nothing is fetched but packages.
+# Everything that wants a GPU, in one go and in under nine minutes: do all families say on it what they say on a CPU, do
+# both engines draw the same tokens, how fast is upstream and how fast are we, what do listeners get, and with two GPUs,
+# what is a split worth. On random weights of the published size, which are made on the spot; nothing is fetched but
+# packages.
 #
 #   bench/gpu.sh OUT              from a checkout on a machine with a GPU; OUT gets a summary and a JSON a measurement
 #   bench/gpu.sh --dry-run OUT    the same steps on a CPU, tiny and short: does all of it run?
@@ -17,7 +18,7 @@ set -euo pipefail
 # The whole must be over before a lent machine is: nine minutes, less some for the files.
 limit_seconds=520
 
-usage() { sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,17s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 dry= wheels=
 case "${1:-}" in
 	--dry-run) dry=1; shift ;;
@@ -98,6 +99,11 @@ characters=$((tokens * 6 / 10))
 weights=$work/weights
 gpus=$("$python" -c 'import torch; print(torch.cuda.device_count())')
 
+if "$python" -c 'import pytest, pytest_asyncio, hypothesis' 2>/dev/null; then
+	step parity 120 "$python" -W ignore -m pytest -W ignore -q -s tests/chatterbox/gpu_parity.py
+else
+	echo "== parity: left out, there is no pytest with pytest-asyncio and hypothesis" | tee -a "$summary"
+fi
 step weights 120 "$python" -m worker make-tiny-checkpoint "$weights" --size "$size" --end-at "$tokens"
 common=(--checkpoint "$weights" --device "$first")
 step equality 150 "${bench[@]}" engine "${common[@]}" --precision fp32 --check "$check" --batch 1,2 --turns 1 \

@@ -17,7 +17,7 @@ from tests.fakes.gpus import FakeGpus, amd_library
 from worker.config import ChatterboxOptions, Config
 from worker.doctor import checks, facts
 from worker.doctor.device import Device, Holder, Torch, ask_torch
-from worker.doctor.facts import Gateway, Running, Weights
+from worker.doctor.facts import Compiler, Gateway, Running, Weights
 
 GIB = 1 << 30
 CONFIG = Config(id="worker-0", model="chatterbox", device="cuda:0")
@@ -31,6 +31,33 @@ UPSTREAMS = Torch("2.6.0", (12, 4), ("sm_50", "sm_60", "sm_70", "sm_75", "sm_80"
 def only(findings: Iterable[Finding]) -> Finding:
     [found] = findings
     return found
+
+
+# ── what compiles the kernels ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("compiler", "level", "words"),
+    [
+        (Compiler(True, "gcc", True), Level.OK, "with gcc"),
+        (Compiler(False, "gcc", True), Level.WARNING, "triton is not installed"),
+        (Compiler(True, "", True), Level.WARNING, "no C compiler,"),
+        (Compiler(True, "gcc", False), Level.WARNING, "no Python.h,"),
+        (Compiler(True, "", False), Level.WARNING, "no C compiler and no Python.h,"),
+    ],
+)
+def test_without_a_compiler_tokens_are_slow(compiler: Compiler, level: Level, words: str):
+    found = checks.check_kernels(compiler)
+    assert (found.level, words in found.seen) == (level, True), found
+
+
+def test_a_compiler_is_looked_for_where_triton_looks(tmp_path: Path):
+    assert facts.compiler({"PATH": str(tmp_path)}).command == ""
+    for name in ("clang", "gcc", "own"):
+        (tmp_path / name).write_text("#!/bin/sh")
+        (tmp_path / name).chmod(0o755)
+    assert facts.compiler({"PATH": str(tmp_path)}).command == "gcc"
+    assert facts.compiler({"PATH": str(tmp_path), "CC": "own"}).command == "own"
 
 
 # ── torch, card, driver ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,7 @@ from host.findings import Finding, ok, problem, warning
 from wire.errors import ErrorCode
 from worker.config import CHATTERBOX_MODELS, Config
 from worker.doctor.device import Device, Torch
-from worker.doctor.facts import Gateway, Running, Weights
+from worker.doctor.facts import Compiler, Gateway, Running, Weights
 from worker.gpu.visible import is_gpu
 from worker.models.chatterbox.family import FAMILIES
 from worker.models.chatterbox.memory import NoRoom, by_device, filled
@@ -139,6 +139,22 @@ def check_torch(config: Config, device: Device | None, torch: Torch | None) -> I
         )  # fmt: skip
     else:
         yield ok("torch", f"{torch.version} for CUDA {_dotted(torch.cuda)} has code for {device.name}")
+
+
+def check_kernels(compiler: Compiler) -> Finding:
+    """Judge whether the kernels of a model on an NVIDIA GPU can be compiled."""
+    slower = "the model does without kernels of its own: tokens come at a third of the pace"
+    if not compiler.has_triton:
+        return warning("kernels", "triton is not installed", slower, _INSTALL_TORCH)
+    lacking = [*(["C compiler"] * (not compiler.command)), *(["Python.h"] * (not compiler.has_headers))]
+    if lacking:
+        return warning(
+            "kernels",
+            f"there is no {' and no '.join(lacking)}, with which triton compiles",
+            slower,
+            "apt-get install gcc python3-dev   # then restart the worker",
+        )
+    return ok("kernels", f"can be compiled, with {compiler.command}")
 
 
 def check_weights(config: Config, weights: Weights | None) -> Iterable[Finding]:

@@ -78,6 +78,8 @@ def _findings(arguments: Sequence[str], settings: Path) -> Iterator[Finding]:
         torch = _torch(environment)
         for gpu in gpus.values() or [None]:
             yield from checks.check_torch(config, gpu, torch)
+        if any(gpu.vendor == "nvidia" and not gpu.trouble for gpu in gpus.values()):
+            yield checks.check_kernels(facts.compiler(environment))
     yield from checks.check_weights(config, seen.weights)
     yield from checks.check_gateways(config, seen.gateways)
 

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import importlib.util
 import json
+import shutil
+import sysconfig
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,12 +57,32 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
+class Compiler:
+    """What the model's kernels are compiled with when a worker starts: Triton, which calls a C compiler."""
+
+    has_triton: bool
+    command: str = ""
+    has_headers: bool = False  # Python's own
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """`running` None: no worker answers on the port."""
 
     running: Running | None
     gateways: tuple[Gateway, ...]
     weights: Weights | None  # None for a model whose weights come with its package
+
+
+def compiler(environment: Mapping[str, str]) -> Compiler:
+    """Look for it where Triton does."""
+    path = environment.get("PATH")
+    names = (environment.get("CC"), "gcc", "clang")
+    return Compiler(
+        importlib.util.find_spec("triton") is not None,
+        next((name for name in names if name and shutil.which(name, path=path)), ""),
+        Path(sysconfig.get_path("include"), "Python.h").exists(),
+    )
 
 
 async def look(config: Config, environment: Mapping[str, str]) -> Facts:

@@ -136,6 +136,11 @@ class Backbone:
         return True
 
     @property
+    def has_kernels(self) -> bool:
+        """It computes by kernels of its own."""
+        return False
+
+    @property
     def can_say(self) -> bool:
         """`say` is there."""
         return False

@@ -35,6 +35,11 @@ class Estimator:
         self.dtype = self._estimator.dtype
         self._kernels = kernels_of(next(self._estimator.parameters()))
 
+    @property
+    def has_kernels(self) -> bool:
+        """It computes by kernels of its own."""
+        return self._kernels is not None
+
     def __call__(
         self, x: Tensor, guide: Tensor, heard: Tensor, speaker: Tensor, frames: Tensor, now: Tensor, then: Tensor
     ) -> Tensor:

@@ -104,6 +104,10 @@ class Flow:
         for run in runs:
             run.step += 1
 
+    @property
+    def has_kernels(self) -> bool:
+        return self._estimator.has_kernels
+
     def is_done(self, run: FlowRun) -> bool:
         return run.step == self.steps
 

@@ -60,6 +60,10 @@ class FusedBackbone(Backbone):
             self.say(Slots.empty(count, len(self._tokens), self.device), cache)
 
     @property
+    def has_kernels(self) -> bool:
+        return True
+
+    @property
     def can_say(self) -> bool:
         return not self._heads_heard
 

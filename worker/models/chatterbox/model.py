@@ -102,6 +102,7 @@ class ChatterboxModel:
             "stream": self._options.stream,
             "watermark": "perth" if self._options.watermark else "off",
             "checkpoint": self._options.checkpoint,
+            "kernels": self._kernels(),
             "memory": self._memory,
             "cfm_steps": self._options.cfm_steps or self._family.flow_steps,
             "reference_seconds": self._options.reference_seconds,
@@ -110,6 +111,12 @@ class ChatterboxModel:
             "sound_device": self._sound_device,
             "torch": torch.__version__,
         }
+
+    def _kernels(self) -> str:
+        if self._loaded is None:
+            return ""
+        stages = (("tokens", self._loaded.token_stage), ("sound", self._loaded.sound_stage.flow))
+        return ", ".join(name for name, stage in stages if stage.has_kernels) or "none"
 
     def load(self) -> int | None:
         from worker.models.chatterbox.checkpoint import locate

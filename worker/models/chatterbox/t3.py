@@ -65,6 +65,10 @@ class TokenStage:
         return f"<TokenStage slots={len(self._held)}/{self._count} {self._cache} {self._prefixes}>"
 
     @property
+    def has_kernels(self) -> bool:
+        return self._backbone.has_kernels
+
+    @property
     def free(self) -> int:
         """How many runs could begin now."""
         return self._count - len(self._held)
