@@ -51,6 +51,7 @@ class Options:
     threads: int
     watermark: bool
     tokens_only: bool
+    sound_batch: int
 
     @property
     def characters(self) -> int:
@@ -70,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--check", type=int, default=0, metavar="N", help="compare greedy tokens of N texts first (default: 0)")
     add("--threads", type=int, default=0, metavar="N", help="of the CPU (default: as torch has them)")
     add("--no-watermark", dest="watermark", action="store_false", help="without the mark, on both sides")
+    add("--sound-batch", type=int, default=0, metavar="N", help="as tts-worker has it (default: as there)")
     add("--tokens-only", action="store_true", help="the token stage alone: on a CPU a voice's sound takes minutes")
     add("--json", type=Path, metavar="FILE", help="write every figure")
     add("--plot", type=Path, metavar="FILE.png", help="draw tokens and audio a second")
@@ -110,9 +112,9 @@ def read_options(arguments: argparse.Namespace) -> Options:
     batch = read_batches(arguments.batch)
     if not _FEWEST_TOKENS <= arguments.tokens <= _MOST_TOKENS:
         raise OptionError(f"--tokens must be from {_FEWEST_TOKENS} to {_MOST_TOKENS}, not {arguments.tokens}")
-    for name, least in (("turns", 1), ("check", 0), ("threads", 0)):
+    for name, least in (("turns", 1), ("check", 0), ("threads", 0), ("sound_batch", 0)):
         if vars(arguments)[name] < least:
-            raise OptionError(f"--{name} must be at least {least}")
+            raise OptionError(f"--{name.replace('_', '-')} must be at least {least}")
     if arguments.check and arguments.precision != "fp32":
         raise OptionError("--check is used with --precision fp32: in others upstream's tokens are not ours")
     check_writable("--json", arguments.json)
@@ -181,6 +183,7 @@ def _contest(options: Options) -> Contest:
         checked=options.check,
         watermark=options.watermark,
         tokens_only=options.tokens_only,
+        sound_batch=options.sound_batch or None,
         is_published_size=not is_small,
         texts=list(islice(fixed_texts(1, options.characters), count)),
     )

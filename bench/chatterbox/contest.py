@@ -39,6 +39,7 @@ class Contest:
     checked: int
     watermark: bool
     tokens_only: bool
+    sound_batch: int | None  # None: as a worker has it
     is_published_size: bool
     texts: Sequence[str]
 
@@ -197,7 +198,12 @@ def _a_step(count: OperationCount, waits: DriverWaits | None, steps: int) -> dic
 def _whole(contest: Contest, directory: Path, published: Published, advance: Advance) -> dict[str, Any]:
     """Speak texts to the end: upstream one by one, ours as many at once as a batch holds."""
     advance("loading our model")
-    options = ChatterboxOptions(checkpoint=str(directory), precision=contest.precision, watermark=contest.watermark)
+    options = ChatterboxOptions(
+        checkpoint=str(directory),
+        precision=contest.precision,
+        watermark=contest.watermark,
+        sound_batch=contest.sound_batch,
+    )
     whole = Whole(directory, FAMILIES[contest.model], contest.device, options, batch=max(contest.batches))
     upstream: list[dict[str, Any]] = []
     ours: dict[str, list[dict[str, Any]]] = {str(batch): [] for batch in contest.batches}

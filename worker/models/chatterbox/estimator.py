@@ -101,7 +101,7 @@ def kernels_of(weight: Tensor) -> Any:
     except Exception as error:  # boundary: a compiler that the machine may lack. Slower is better than not at all.
         if isinstance(error, torch.AcceleratorError):
             raise
-        log.warning("kernels=off: %s: %s; the flow is slower without", type(error).__name__, str(error)[:300])
+        log.warning("kernels=off: %s: %s; the flow is slower without", type(error).__name__, error, exc_info=True)
         return None
     return kernels
 

@@ -26,7 +26,9 @@ def backbone_of(t3: Any, heads_heard: tuple[tuple[int, int], ...] = ()) -> Backb
     except Exception as error:  # boundary: a compiler that the machine may lack. Slower is better than not at all.
         if isinstance(error, torch.AcceleratorError):
             raise
-        log.warning("kernels=off: %s: %s; the token model is slower without", type(error).__name__, str(error)[:300])
+        log.warning(
+            "kernels=off: %s: %s; the token model is slower without", type(error).__name__, error, exc_info=True
+        )
         return Backbone(t3, heads_heard=heads_heard)
     return fused
 
