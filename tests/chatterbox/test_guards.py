@@ -103,7 +103,7 @@ class Scripted:
     def __init__(self, *attempts: list[int]) -> None:
         self.attempts = list(attempts)
 
-    def __call__(self, _logits: Any, slots: Slots, *, is_turbo: bool) -> torch.Tensor:
+    def __call__(self, _logits: Any, slots: Slots, *, is_turbo: bool, is_cut: bool) -> torch.Tensor:
         (step,) = slots.drawn.tolist()
         if step == 0 and len(self.attempts) > 1:
             self.current = self.attempts.pop(0)
@@ -195,8 +195,8 @@ def test_a_guard_that_fires_for_one_leaves_the_others_alone(loaded: Models, monk
     model = loaded("chatterbox")
     expected = speak(model, [segment("chatterbox")])[0]
 
-    def endless_when_hot(logits: Any, slots: Slots, *, is_turbo: bool) -> torch.Tensor:
-        return torch.where(slots.temperature == 2.0, slots.drawn, sampler.draw(logits, slots, is_turbo=is_turbo))
+    def endless_when_hot(logits: Any, slots: Slots, **how: bool) -> torch.Tensor:
+        return torch.where(slots.temperature == 2.0, slots.drawn, sampler.draw(logits, slots, **how))
 
     monkeypatch.setattr("worker.models.chatterbox.t3.draw", endless_when_hot)
     good, bad = (

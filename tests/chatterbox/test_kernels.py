@@ -1,20 +1,22 @@
 """The kernels of the token model, carried out by Triton's interpreter: the same keys, values, logits and tokens."""
 
-import copy
 import random
 from typing import Any
 
 import pytest
 import torch
+from chatterbox.models.t3 import T3
+from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.chatterbox.conftest import Models
+from tests.chatterbox.conftest import Checkpoints, Models
 from tests.chatterbox.decoding import Speakers, begun
 from worker.models.chatterbox import fused, step_kernels
 from worker.models.chatterbox.backbone import Backbone
 from worker.models.chatterbox.family import FAMILIES, STOP_SPEECH
 from worker.models.chatterbox.fused import FusedBackbone
 from worker.models.chatterbox.sampler import draw
+from worker.models.chatterbox.shapes import hyperparameters, tiny_shapes
 from worker.models.chatterbox.slots import Slots
 from worker.models.chatterbox.t3 import TokenStage
 
@@ -28,10 +30,14 @@ def speaker(loaded: Models) -> Speakers:
 
 
 @pytest.fixture(scope="module")
-def t3(speaker: Speakers) -> Any:
-    shallow = copy.deepcopy(speaker.parts.t3)
-    del shallow.tfmr.layers[LAYERS:]
-    return shallow
+def t3(checkpoint: Checkpoints) -> Any:
+    """Upstream's class with the checkpoint's weights as they are on a GPU: not packed."""
+    family = FAMILIES["chatterbox"]
+    with tiny_shapes():
+        plain = T3(hyperparameters(family))
+    plain.load_state_dict(load_file(checkpoint(family.id) / family.t3_file))
+    del plain.tfmr.layers[LAYERS:]
+    return plain.eval().requires_grad_(False)
 
 
 @torch.inference_mode()
