@@ -1,6 +1,6 @@
 """On a GPU the three families say what they say on the CPU: tokens, sound and mark. `python -m pytest` names this file.
 
-Tiny random weights, float32 on both; the recordings and kernels are those of real weights. Half a minute.
+Tiny random weights, float32 on both, so that the flow's kernels, which are for bfloat16, are not in it. A minute.
 """
 
 import random

@@ -23,6 +23,8 @@ from worker.models.chatterbox.t3 import TokenStage
 LAYERS = 2  # the interpreter takes its time
 HEARD = ((0, 2), (1, 15))
 
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's interpreter is used where there is no GPU")
+
 
 @pytest.fixture(scope="module")
 def speaker(loaded: Models) -> Speakers:

@@ -15,6 +15,7 @@ from tests.chatterbox.conftest import SLOTS, Models
 from tests.chatterbox.decoding import MOST_TOKENS, Speakers, alone, begun, in_company
 from tests.chatterbox.speaking import ALL, segment
 from worker.models.chatterbox import alignment
+from worker.models.chatterbox.cache import Cache
 from worker.models.chatterbox.family import FAMILIES, STOP_SPEECH
 from worker.models.chatterbox.reading import PIECE, TokenRun
 from worker.models.chatterbox.slots import Slots
@@ -180,6 +181,51 @@ def test_newcomers_may_be_read_together(model_id: str, speakers: dict[str, Speak
     while speaking := [run for run in runs if not run.has_ended and len(run.tokens) < MOST_TOKENS]:
         stage.step(speaking)
     assert [run.tokens for run in runs] == expected
+
+
+def test_who_does_not_fit_beside_the_first_is_not_begun(speakers: dict[str, Speakers]) -> None:
+    """Else others' steps would write over the first of its keys, which nobody reads again."""
+    speaker = speakers["chatterbox"]
+    stage = staged(speaker, 2)
+    stage._reader.together = 2
+    request = speaker.request(random.Random(14), letters=90)
+    first, second = begun(stage, request), begun(stage, request)
+    assert stage._cache.length == 192
+    with torch.inference_mode():
+        stage._reader.read_on([first], is_awaited=False)
+        first.position = 192 - PIECE + 1
+        first.unread = torch.zeros(2, 1, stage._backbone.hidden_size)
+        assert stage._reader._group([first, second]) == [first]
+    assert second.prefix is not None
+    assert second.position == 0
+
+
+class Scarce(Cache):
+    """One for which there is no memory after so many layers."""
+
+    layers = 99
+
+    def _zeros(self, rows: int, length: int) -> torch.Tensor:
+        if rows and self.layers == 0:
+            raise torch.OutOfMemoryError("no more")
+        self.layers -= bool(rows)
+        return super()._zeros(rows, length)
+
+
+def test_a_cache_that_cannot_grow_is_as_large_as_it_was() -> None:
+    cache = Scarce(4, 2, 8, torch.float32, torch.device("cpu"))
+    cache.grow(2, 64)
+    cache.keys[0][1, :, 63] = 5.0
+    cache.layers = 2
+    with pytest.raises(torch.OutOfMemoryError):
+        cache.grow(2, 128)
+    assert (cache.rows, cache.length) == (2, 64)
+    assert not cache.has_room(2, 65)
+    assert all(tensor.shape[2] >= 64 for tensor in (*cache.keys, *cache.values))
+    assert (cache.keys[0][1, :, 63] == 5.0).all()
+    cache.layers = 4
+    cache.grow(2, 128)
+    assert cache.has_room(2, 128)
 
 
 def test_a_newcomer_who_holds_nobody_up_is_read_at_once(speakers: dict[str, Speakers]) -> None:

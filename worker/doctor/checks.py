@@ -143,7 +143,7 @@ def check_torch(config: Config, device: Device | None, torch: Torch | None) -> I
 
 def check_kernels(compiler: Compiler) -> Finding:
     """Judge whether the kernels of a model on an NVIDIA GPU can be compiled."""
-    slower = "the model does without kernels of its own: tokens come at a third of the pace"
+    slower = "the model does without kernels of its own: tokens, unless Turbo's, come at a third of the pace"
     if not compiler.has_triton:
         return warning("kernels", "triton is not installed", slower, _INSTALL_TORCH)
     lacking = [*(["C compiler"] * (not compiler.command)), *(["Python.h"] * (not compiler.has_headers))]

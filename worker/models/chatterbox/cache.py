@@ -29,50 +29,52 @@ def batch_bucket(count: int) -> int:
 
 
 class Cache:
-    """`keys[layer]` and `values[layer]` are (rows, heads, length, width), parts of one tensor: what is moved is moved
-    at once. One writer: the engine thread."""
+    """`keys[layer]` and `values[layer]` are (rows, heads, length, width), the two halves of one tensor. One writer: the
+    engine thread."""
 
     def __init__(self, layers: int, heads: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._layers = layers
         self._shape = (heads, width)
         self._kind = {"dtype": dtype, "device": device}
         self.rows = self.length = 0
-        self._take(self._zeros(0, 0))
+        self._pairs = [self._zeros(0, 0)] * layers
+        self.keys = [pair[0] for pair in self._pairs]
+        self.values = [pair[1] for pair in self._pairs]
 
     def __repr__(self) -> str:
-        return f"<Cache layers={self._layers} rows={self.rows} length={self.length} bytes={self.bytes}>"
+        return f"<Cache layers={len(self._pairs)} rows={self.rows} length={self.length} bytes={self.bytes}>"
 
     @property
     def bytes(self) -> int:
-        return self._all.numel() * self._all.element_size()
+        return sum(pair.numel() * pair.element_size() for pair in self._pairs)
 
-    def grow(self, rows: int, length: int) -> bool:
-        """Have room for so many rows and positions; what is there stays. Returns whether the tensors are new ones.
+    def has_room(self, rows: int, length: int) -> bool:
+        return rows <= self.rows and length <= self.length
 
-        Old and new are there together for a moment.
+    def grow(self, rows: int, length: int) -> None:
+        """Have room for so many rows and positions, in new tensors; what is there stays.
+
+        One layer after the other, so that no more than one of them is there twice. If there is no memory for one, the
+        cache is as large as it was: some layers are larger, of which nobody knows.
         """
-        if rows <= self.rows and length <= self.length:
-            return False
-        old = self._all
-        self.rows, self.length = max(rows, self.rows), max(length, self.length)
-        self._take(self._zeros(self.rows, self.length))
-        self._all[:, :, : old.shape[2], :, : old.shape[4]] = old
-        return True
+        rows, length = max(rows, self.rows), max(length, self.length)
+        for layer, old in enumerate(self._pairs):
+            pair = self._zeros(rows, length)
+            pair[:, : old.shape[1], :, : old.shape[3]] = old
+            self._pairs[layer] = pair
+            self.keys[layer], self.values[layer] = pair
+        self.rows, self.length = rows, length
 
     def move(self, source: slice, target: slice, length: int) -> None:
         """Copy the first `length` positions of some rows to other rows."""
-        self._all[:, :, target, :, :length] = self._all[:, :, source, :, :length]
+        for pair in self._pairs:
+            pair[:, target, :, :length] = pair[:, source, :, :length]
 
     def put(self, other: Cache, rows: slice) -> None:
         """Copy the one row of another cache, whole, to the beginning of `rows`."""
-        self._all[:, :, rows, :, : other.length] = other._all
-
-    def _take(self, tensor: Tensor) -> None:
-        self._all = tensor
-        self.keys = list(tensor[:, 0])
-        self.values = list(tensor[:, 1])
+        for pair, source in zip(self._pairs, other._pairs, strict=True):
+            pair[:, rows, :, : other.length] = source
 
     def _zeros(self, rows: int, length: int) -> Tensor:
         # Zeros: what was never written is masked, but a mask does not stop a NaN.
         heads, width = self._shape
-        return torch.zeros(self._layers, 2, rows, heads, length, width, **self._kind)
+        return torch.zeros(2, rows, heads, length, width, **self._kind)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
@@ -12,6 +14,10 @@ from worker.models.base import DeviceLost
 from worker.models.chatterbox import memory
 from worker.models.chatterbox.memory import Need
 from worker.models.chatterbox.upstream import Precision
+
+log = logging.getLogger("worker.models.chatterbox")
+
+T = TypeVar("T")
 
 
 def precision_of(asked: str, device: str) -> Precision:
@@ -43,6 +49,19 @@ def take_stream(device: torch.device) -> None:
     """
     if device.type == "cuda" and torch.cuda.current_stream(device) == torch.cuda.default_stream(device):
         torch.cuda.set_stream(torch.cuda.Stream(device, priority=-1))
+
+
+def compiled(make: Callable[[], T], device: torch.device, what: str) -> T | None:
+    """Return what `make` returns, which compiles kernels for the device; None, and a warning that `what` is slower,
+    where a compiler is missing or anything else goes wrong but the device itself."""
+    try:
+        with torch.cuda.device(device):
+            return make()
+    except Exception as error:  # boundary: a compiler that the machine may lack. Slower is better than not at all.
+        if isinstance(error, getattr(torch, "AcceleratorError", ())):
+            raise
+        log.warning("kernels=off: %s: %s; %s is slower without", type(error).__name__, error, what, exc_info=True)
+        return None
 
 
 @contextmanager

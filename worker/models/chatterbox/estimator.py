@@ -7,7 +7,6 @@ no mask is built by asking the device anything: upstream asks 144 times an utter
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worker.models.chatterbox.devices import compiled
 from worker.models.chatterbox.family import FRAMES_A_TOKEN
 from worker.models.chatterbox.masks import filled, in_blocks
-
-log = logging.getLogger("worker.models.chatterbox")
 
 _BLIND = -1.0e10  # what upstream adds to the score of a position that must not be heard
 
@@ -93,17 +91,16 @@ def kernels_of(weight: Tensor) -> Any:
     """Return the kernels for such weights, where they are of use and work; else None."""
     if not weight.is_cuda or weight.dtype != torch.bfloat16:
         return None
-    try:
+
+    def tried() -> Any:
         from worker.models.chatterbox import estimator_kernels as kernels
 
         x = torch.zeros(1, 64, 64, dtype=weight.dtype, device=weight.device)
         kernels.attend(x, x, x, torch.ones(1, dtype=torch.int64, device=weight.device), 1, None)
-    except Exception as error:  # boundary: a compiler that the machine may lack. Slower is better than not at all.
-        if isinstance(error, torch.AcceleratorError):
-            raise
-        log.warning("kernels=off: %s: %s; the flow is slower without", type(error).__name__, error, exc_info=True)
-        return None
-    return kernels
+        kernels.join(x, x.clone(), torch.nn.LayerNorm(64, dtype=weight.dtype, device=weight.device))
+        return kernels
+
+    return compiled(tried, weight.device, "the flow")
 
 
 def _attended(bias: Tensor, x: Tensor, transformers: Any) -> Tensor:

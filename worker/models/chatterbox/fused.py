@@ -1,8 +1,7 @@
-"""The Llama families' transformer in kernels of its own, for a GPU: six for a layer."""
+"""The Llama families' transformer in kernels of its own, for a GPU: five or six for a layer."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,26 +10,16 @@ from torch import Tensor
 
 from worker.models.chatterbox.backbone import Backbone, attention_of
 from worker.models.chatterbox.cache import Cache
+from worker.models.chatterbox.devices import compiled
 from worker.models.chatterbox.slots import Slots
-
-log = logging.getLogger("worker.models.chatterbox")
 
 
 def backbone_of(t3: Any, heads_heard: tuple[tuple[int, int], ...] = ()) -> Backbone:
     """Return what reads into a cache: on a GPU the kernels, where there are some for this model and they work."""
-    if t3.device.type != "cuda" or t3.is_gpt:
-        return Backbone(t3, heads_heard=heads_heard)
-    try:
-        fused = FusedBackbone(t3, heads_heard=heads_heard)
-        fused.try_out()
-    except Exception as error:  # boundary: a compiler that the machine may lack. Slower is better than not at all.
-        if isinstance(error, torch.AcceleratorError):
-            raise
-        log.warning(
-            "kernels=off: %s: %s; the token model is slower without", type(error).__name__, error, exc_info=True
-        )
-        return Backbone(t3, heads_heard=heads_heard)
-    return fused
+    fused: FusedBackbone | None = None
+    if t3.device.type == "cuda" and not t3.is_gpt:
+        fused = compiled(lambda: FusedBackbone.tried(t3, heads_heard), t3.device, "the token model")
+    return fused or Backbone(t3, heads_heard=heads_heard)
 
 
 class FusedBackbone(Backbone):
@@ -47,6 +36,13 @@ class FusedBackbone(Backbone):
         self._epsilon = t3.tfmr.config.rms_norm_eps
         self._turns = self._kind.turns(self._index[None])
         self._precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+    @classmethod
+    def tried(cls, t3: Any, heads_heard: tuple[tuple[int, int], ...]) -> FusedBackbone:
+        """Return one whose kernels are compiled; raises whatever goes wrong."""
+        fused = cls(t3, heads_heard=heads_heard)
+        fused.try_out()
+        return fused
 
     @property
     def is_sized(self) -> bool:

@@ -46,9 +46,9 @@ class Recording:
 class FunctionGraphs:
     """Calls functions by name of their tensors; on CUDA through recordings, elsewhere directly. One thread.
 
-    What a call returns is overwritten by the next one of the same function and shape. The calling thread must be on a
-    stream of its own, since the default one cannot be recorded. All recordings work in the same memory, as much as the
-    largest needs; the one that was used least lately gives way where there are too many.
+    What a call returns may be overwritten by the next call of any: take a copy, in this stream. The calling thread must
+    be on a stream of its own, since the default one cannot be recorded. All recordings work in the same memory, as much
+    as the largest needs; the one that was used least lately gives way where there are too many.
     """
 
     def __init__(self, device: Any) -> None:
@@ -148,7 +148,7 @@ class StepGraphs:
                     graph.capture_end()
         except RuntimeError:
             # If it was the device that broke, this raises again, and the process ends as it must.
-            torch.cuda.synchronize()
+            torch.cuda.current_stream().synchronize()
             log.exception("graphs=off shape=%s: the steps are carried out one by one, slower", shape)
             self._is_recording = False
             return False

@@ -1,8 +1,8 @@
-"""The decoder's layers in six kernels each, in Triton: for a GPU, on which the thirty-odd that a layer else is take
-longer to begin than to be carried out.
+"""The decoder's layers in five or six kernels each, in Triton: for a GPU, on which the thirty-odd that a layer else is
+take longer to begin than to be carried out.
 
 A *position* here is one row of what a layer is given: one token of one cache row. How many there are decides which
-tiles are used, nothing else: a position's numbers do not depend on the others beside it.
+tiles are used; so a position's numbers depend on how many are beside it, by rounding alone.
 """
 
 from __future__ import annotations

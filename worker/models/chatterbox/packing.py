@@ -39,6 +39,9 @@ def pack(module: nn.Module) -> int:
         for name, child in owner.named_children()
         if type(child) is nn.Linear and child.weight.dtype == torch.float32 and child.weight.numel() >= _SMALLEST
     ]
-    for owner, name, child in found:
+    count = len(found)
+    while found:
+        owner, name, child = found.pop()
         setattr(owner, name, PackedLinear(child))
-    return len(found)
+        del child  # and with it the plain weight, before the next is packed
+    return count

@@ -95,17 +95,20 @@ class Reader:
         for run in runs:
             if run.is_read or not (run.prefix is None or run.prefix.is_whole):
                 continue
+            if group and not self._has_room([*group, run]):
+                continue
             if run.prefix is not None:
+                # And then it must be read: until then others' steps write at the slot's position, which is 0.
                 self._cache.put(run.prefix.cache, self.rows_of(run.slot))
                 run.position, run.prefix = run.prefix.length, None
-            if not group or self._has_room([*group, run]):
-                group.append(run)
+            group.append(run)
             if len(group) == self.together:
                 break
         return group
 
     def _has_room(self, runs: Sequence[TokenRun]) -> bool:
-        return max(run.position for run in runs) + PIECE <= self._cache.length
+        begins = (run.position if run.prefix is None else run.prefix.length for run in runs)
+        return max(begins) + PIECE <= self._cache.length
 
     def _read_pieces(self, runs: Sequence[TokenRun]) -> None:
         """Read the next piece of each at once. Behind the end of a shorter one something is written that nobody reads:

@@ -73,6 +73,7 @@ class SoundStage:
         self.flow = Flow(s3gen, family, chunk, steps, graphs=graphs)
         self._vocoder = Vocoder(s3gen, graphs)
         self._has_spoken = False  # the last time
+        self.at_work: Sequence[SoundRun] = ()  # whom the last piece of work was for
 
     def advance(self, runs: Sequence[SoundRun]) -> list[Tensor | None]:
         """Do one piece of work for some of the runs, all of which are due: a step of the flow for those that are
@@ -85,9 +86,10 @@ class SoundStage:
         solving = [run for run in runs if run not in speaking]
         self._has_spoken = bool(speaking) and not (solving and self._has_spoken)
         if not self._has_spoken:
-            self._solve(_alike(solving))
+            self.at_work = _alike(solving)
+            self._solve(self.at_work)
             return [None] * len(runs)
-        speaking = speaking[:MOST_ROWS]
+        self.at_work = speaking = speaking[:MOST_ROWS]
         pieces = iter(self._speak(speaking))
         return [next(pieces) if run in speaking else None for run in runs]
 
@@ -95,7 +97,7 @@ class SoundStage:
         """Have the shapes recorded that are met most, of `most` runs at once; those that `seconds` do not reach, and
         all others, are when they are first met. For CUDA."""
         end = time.monotonic() + seconds
-        for rows in range(1, MOST_ROWS + 1):
+        for rows in dict.fromkeys(few_rows(count) for count in range(1, min(most, MOST_ROWS) + 1)):
             self._vocoder.warm_up(rows)
         for rows in dict.fromkeys(few_rows(count) for count in range(1, most + 1)):
             for frames in _USUAL_FRAMES:

@@ -10,6 +10,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -149,11 +150,11 @@ class SoundThread(threading.Thread):
                 self._hand_out(runs, pieces)
                 self._pace.end_turn()
         except torch.OutOfMemoryError as error:
-            self._fail(runs, error)
+            self._fail(self._stage.at_work, error)
         except torch.AcceleratorError:
             raise
         except Exception as error:  # boundary: the sound stage. It broke with these on its hands; the others go on.
-            self._fail(runs, error)
+            self._fail(self._stage.at_work, error)
         self._working_since = None
         for run in runs:
             if run.is_spoken:
@@ -171,7 +172,7 @@ class SoundThread(threading.Thread):
             mark.add_done_callback(lambda _: self._news.set())
 
     @staticmethod
-    def _fail(runs: list[SoundRun], error: Exception) -> None:
+    def _fail(runs: Sequence[SoundRun], error: Exception) -> None:
         for run in runs:
             run.flow = None
             run.renderings.clear()

@@ -216,9 +216,12 @@ class TokenStage:
         return length_bucket(positions) if self._backbone.is_sized else self._cache.length
 
     def _make_room(self, slots: int, positions: int) -> None:
-        if self._cache.grow(self._rows * self._batch(slots), length_bucket(positions)):
+        rows, length = self._rows * self._batch(slots), length_bucket(positions)
+        if not self._cache.has_room(rows, length):
+            # First: if there is no memory for all of it, some of the tensors are other ones nevertheless.
             self._graphs.forget()
             self._reader.forget()
+            self._cache.grow(rows, length)
 
     def _close_ranks(self) -> None:
         """Move runs into slots that have come free before them, if that makes the batch smaller."""

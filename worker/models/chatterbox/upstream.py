@@ -70,6 +70,10 @@ def load_parts(directory: Path, family: Family, device: str, sound_device: str, 
     apply_precision(t3, s3gen, precision)
     if device == "cpu":
         pack(t3)
+    for place in (device, sound_device):
+        if place.startswith("cuda"):
+            # Other threads, on streams of their own, are to find all of it finished.
+            torch.cuda.synchronize(place)
     return Parts(
         t3=t3,
         s3gen=s3gen,
