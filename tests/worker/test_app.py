@@ -117,6 +117,7 @@ async def test_a_model_whose_packages_are_missing_registers_and_fails_with_their
         worker = Worker(settings, build_model(settings))
         await worker.start()
         assert await worker.wait_stopped() == 1
-        assert peer.hellos[0].state == "loading"
+        # The import fails in the engine's thread in no time: it may be over before the link is there.
+        assert peer.hellos[0].state in ("loading", "failed")
         assert peer.states[-1] == "failed"
         assert "package torch, which is not installed here: pip install" in peer.statuses[-1].detail
