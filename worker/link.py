@@ -6,6 +6,7 @@ Audio never travels here, and a link that drops disturbs no segment: whoever hol
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -69,6 +70,7 @@ class Link:
         self._obey = obey
         self._socket: ClientWebSocketResponse | None = None  # from welcome to the end of the conversation
         self._changed = asyncio.Event()
+        self._was_dialled = asyncio.Event()  # once at least, whatever came of it
         self._trouble = ""
         self._is_closing = False
 
@@ -107,7 +109,13 @@ class Link:
                 await asyncio.sleep(random.uniform(0, _FIRST_RETRY_SECONDS if lasted else _HASTY_RETRY_SECONDS))
 
     async def close(self) -> None:
-        """Send the last status and hang up. `run` ends, unless it is dialling: cancel it afterwards."""
+        """Send the last status and hang up. `run` ends, unless it is dialling: cancel it afterwards.
+
+        Waits a moment for the first dial: a worker that fails at once is to be heard of, too.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._was_dialled.wait()
         self._is_closing = True
         socket = self._socket
         if socket is None:
@@ -129,6 +137,7 @@ class Link:
         )
         answer: tuple[ClientWebSocketResponse, float] = await retrying(self._dial, session)
         self._socket, self._trouble = answer[0], ""
+        self._was_dialled.set()
         log.info("gateway=%s link=up", self.gateway)
         return answer
 
@@ -139,6 +148,7 @@ class Link:
         if trouble != self._trouble:
             log.warning("gateway=%s link=down reason=%r", self.gateway, trouble)
             self._trouble = trouble
+        self._was_dialled.set()
 
     async def _dial(self, session: ClientSession) -> tuple[ClientWebSocketResponse, float]:
         """Dial once, say hello and wait for the answer."""

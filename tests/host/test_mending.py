@@ -32,7 +32,7 @@ from worker.config import Config as WorkerConfig
 from worker.doctor import checks as worker
 from worker.doctor import command as worker_command
 from worker.doctor.device import Device, Holder, Torch
-from worker.doctor.facts import Gateway, Running, Weights
+from worker.doctor.facts import Compiler, Gateway, Running, Weights
 
 ROOT = Path(__file__).parents[2]
 # What Debian or NVIDIA's driver brings to the machines that they are for.
@@ -103,6 +103,8 @@ def of_workers() -> Iterator[Finding]:
     for torch in torches:
         yield from worker.check_torch(config, card, torch)
     yield from worker.check_torch(config, None, Torch("1"))
+    for compiler in (Compiler(False), Compiler(True)):
+        yield worker.check_kernels(compiler)
     for weights in (Weights(trouble="x"), Weights("p", ("a",), "r", True), Weights("p", ("a",), "r")):
         yield from worker.check_weights(config, weights)
     for gateway_ in (Gateway("g:1", trouble="x"), Gateway("g:1", 401), Gateway("g:1", 500, "", 60.0)):
