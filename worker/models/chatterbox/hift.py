@@ -17,6 +17,7 @@ from torch import Tensor
 from worker.models.chatterbox import noise
 from worker.models.chatterbox.family import SAMPLES_A_FRAME
 from worker.models.chatterbox.fourier import inverse
+from worker.models.chatterbox.masks import filled
 
 PITCH_CONTEXT_FRAMES = 5  # that the pitch of a frame is computed of, on both sides
 # The columns of a window's numbers; the first three are frames of the window.
@@ -130,7 +131,7 @@ class Hift:
 
 def _mask(ends: Tensor, width: int) -> Tensor:
     """Return (rows, 1, width), one where a row has something."""
-    return (torch.arange(width, device=ends.device) < ends.view(-1, 1, 1)).float()
+    return filled(ends, width).float()
 
 
 def _resolved(block: Any, x: Tensor, mask: Tensor) -> Tensor:

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worker.models.chatterbox.encoder import MELS
 from worker.models.chatterbox.family import SAMPLES_A_FRAME
 from worker.models.chatterbox.graphs import FunctionGraphs, few_rows
 from worker.models.chatterbox.hift import NUMBERS, PITCH_CONTEXT_FRAMES, Hift
 from worker.models.chatterbox.transit import sent
 
-_MELS = 80
 _CONTEXT_FRAMES = 16
 # What follows a piece must be known so far before the piece can be vocoded.
 HOLD_BACK_FRAMES = _CONTEXT_FRAMES + PITCH_CONTEXT_FRAMES
@@ -130,7 +130,7 @@ class Vocoder:
 
     def _blank(self, rows: int, width: int) -> dict[str, Tensor]:
         return {
-            "mel": torch.zeros(rows, _MELS, width + PITCH_CONTEXT_FRAMES, device=self._device),
+            "mel": torch.zeros(rows, MELS, width + PITCH_CONTEXT_FRAMES, device=self._device),
             "source": torch.zeros(rows, width * SAMPLES_A_FRAME, device=self._device),
             "phase": torch.zeros(rows, self._hift.harmonics, dtype=torch.float64, device=self._device),
             "numbers": torch.zeros(rows, NUMBERS, dtype=torch.int64, device=self._device),
