@@ -174,9 +174,15 @@ class Replica:
         return self.limit > 0 or self.is_asleep
 
     @property
+    def is_willing(self) -> bool:
+        """As far as the worker itself is concerned it speaks, now or when it is woken."""
+        return self.reported is WorkerState.READY or (self.loads_on_demand and self.reported is WorkerState.UNLOADED)
+
+    @property
     def state(self) -> str:
-        """One word for people: the gateway's judgement where it has one, else the worker's own state."""
-        if self.health is not Health.SOUND:
+        """One word for people: why it gets nothing, or less than it could. Where the worker itself wants nothing, as
+        while it drains, the gateway's judgement of it makes no difference."""
+        if self.health is not Health.SOUND and (self.is_willing or self.health is Health.GONE):
             return str(self.health)
         return ASLEEP if self.is_asleep else str(self.reported)
 

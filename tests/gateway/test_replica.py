@@ -1,3 +1,5 @@
+import pytest
+
 from gateway.replica import TRANSITIONS, Event, Health
 from tests.gateway.builders import replica, sleeper, status
 from wire.link import WorkerState
@@ -53,8 +55,26 @@ def test_a_replica_cannot_take_a_model_that_it_does_not_serve():
     assert not replica().can_take("embedded")
 
 
-def test_its_state_in_one_word_is_the_gateways_judgement_before_the_workers_report():
+def test_its_state_in_one_word_is_the_gateways_judgement_of_a_worker_that_would_speak():
     one = replica()
     assert one.state == "ready"
     one.handle(Event.EJECT)
     assert one.state == "ejected"
+    asleep, _ = sleeper()
+    asleep.handle(Event.EJECT)
+    assert asleep.state == "ejected"
+
+
+@pytest.mark.parametrize("judged", [(Event.EJECT,), (Event.EJECT, Event.PAUSE_OVER)])
+@pytest.mark.parametrize("reported", [state for state in WorkerState if state is not WorkerState.READY])
+def test_a_worker_that_wants_nothing_says_so_whatever_the_gateway_thinks_of_it(
+    judged: tuple[Event, ...], reported: WorkerState
+):
+    """An operator who drained a worker on probation looked in vain for `draining`, and alerts counted it as able."""
+    one = replica()
+    for event in judged:
+        one.handle(event)
+    one.take_status(status(one, reported), now=1.0)
+    assert one.state == reported
+    one.handle(Event.LOST)
+    assert one.state == "gone"

@@ -46,6 +46,14 @@ def test_a_draining_worker_says_what_is_left():
     assert words.state(one, 0.0) == "drained: gets nothing new"
 
 
+def test_a_worker_that_drains_says_so_even_on_probation():
+    one = replica()
+    one.handle(Event.EJECT)
+    one.handle(Event.PAUSE_OVER)
+    one.take_status(status(one, WorkerState.DRAINING), 0.0)
+    assert words.state(one, 0.0) == "drained: gets nothing new"
+
+
 @pytest.mark.parametrize(
     ("ready", "others", "lost", "waiting", "said"),
     [
