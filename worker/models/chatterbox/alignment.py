@@ -42,8 +42,9 @@ def follow(slots: Slots, attention: Tensor, frame: Tensor, on: Tensor) -> Tensor
     slots.text_position.copy_(torch.where(on & (step > -4) & (step < 7), now, slots.text_position))
 
     was_complete = on & slots.is_complete
-    last = slots.text_begin + slots.text_length
-    tail = seen.gather(1, (last[:, None] + torch.arange(-3, 0, device=seen.device)).clamp(min=0))
+    ends = (slots.text_begin + slots.text_length)[:, None] + torch.arange(-3, 0, device=seen.device)
+    # A slot that is not `on` may hold a text that reaches beyond what this step looks at; a GPU would be lost over that.
+    tail = seen.gather(1, ends.clamp(0, attention.shape[1] - 1))
     slots.tail.add_(torch.where(was_complete[:, None], tail, 0.0))
     earlier = seen.masked_fill(text >= slots.text_length[:, None] - 5, 0.0).amax(-1)
     slots.again.add_(torch.where(was_complete, earlier, 0.0))
