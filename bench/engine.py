@@ -47,6 +47,7 @@ class Options:
     batch: tuple[int, ...]
     tokens: int
     turns: int
+    rounds: int
     check: int
     threads: int
     watermark: bool
@@ -68,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", default="1,2,4,8", metavar="N[,N]", help="requests of ours at once (default: 1,2,4,8)")
     add("--tokens", type=int, default=50, metavar="N", help="of an utterance, 40 ms each (default: 50)")
     add("--turns", type=int, default=3, metavar="N", help="times that each is measured (default: 3)")
+    add("--rounds", type=int, default=3, metavar="N", help="texts in turn in each place of a batch (default: 3)")
     add("--check", type=int, default=0, metavar="N", help="compare greedy tokens of N texts first (default: 0)")
     add("--threads", type=int, default=0, metavar="N", help="of the CPU (default: as torch has them)")
     add("--no-watermark", dest="watermark", action="store_false", help="without the mark, on both sides")
@@ -112,7 +114,7 @@ def read_options(arguments: argparse.Namespace) -> Options:
     batch = read_batches(arguments.batch)
     if not _FEWEST_TOKENS <= arguments.tokens <= _MOST_TOKENS:
         raise OptionError(f"--tokens must be from {_FEWEST_TOKENS} to {_MOST_TOKENS}, not {arguments.tokens}")
-    for name, least in (("turns", 1), ("check", 0), ("threads", 0), ("sound_batch", 0)):
+    for name, least in (("turns", 1), ("rounds", 1), ("check", 0), ("threads", 0), ("sound_batch", 0)):
         if vars(arguments)[name] < least:
             raise OptionError(f"--{name.replace('_', '-')} must be at least {least}")
     if arguments.check and arguments.precision != "fp32":
@@ -172,7 +174,7 @@ def _contest(options: Options) -> Contest:
     from bench.chatterbox.making import is_tiny
 
     is_small = options.size == "tiny" if options.checkpoint is None else is_tiny(options.checkpoint)
-    count = max(*options.batch, options.check, options.turns)
+    count = max(options.rounds * max(options.batch), options.check, options.turns)
     return Contest(
         model=options.model,
         device=options.device,
@@ -180,6 +182,7 @@ def _contest(options: Options) -> Contest:
         batches=options.batch,
         tokens=options.tokens,
         turns=options.turns,
+        rounds=options.rounds,
         checked=options.check,
         watermark=options.watermark,
         tokens_only=options.tokens_only,

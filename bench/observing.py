@@ -1,10 +1,12 @@
-"""What it costs to be watched: CPU of the gateway for the same requests with and without metrics, scrapes and open
+"""What it costs to be watched: CPU of one gateway for the same requests with and without metrics, scrapes and open
 pages, in turns, and the time of a scrape of a large fleet. Run it as `python -m bench.observing`."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -17,7 +19,7 @@ import psutil
 from aiohttp import web
 from rich.console import Console
 
-from bench.fleet import HOST, Fleet, Gateway
+from bench.fleet import HOST, Fleet, Gateway, total
 from wire.frames import FrameType, encode_frame
 from wire.headers import SEGMENTS_PATH
 from wire.link import Hello, ModelInfo, Status, WorkerState, encode
@@ -33,10 +35,12 @@ _REPORTS: set[asyncio.Task[None]] = set()
 
 
 async def _turn(
-    http: aiohttp.ClientSession, gateway: Gateway, pid: int, rate: float, seconds: float, viewers: int
+    http: aiohttp.ClientSession, gateway: Gateway, pid: int, rate: float, seconds: float, viewers: int | None
 ) -> float:
-    """Send `rate` requests a second, whatever becomes of them, scrape, and read the live figures as so many pages do;
-    return CPU milliseconds for each request."""
+    """Send `rate` requests a second, whatever becomes of them; return CPU milliseconds of the gateway for each.
+
+    It is scraped meanwhile and its live figures are read, as by so many pages; None is nobody at all.
+    """
     process = psutil.Process(pid)
 
     async def request() -> None:
@@ -56,7 +60,8 @@ async def _turn(
             async for _ in response.content.iter_any():
                 pass
 
-    watching = [asyncio.create_task(scrape()), *(asyncio.create_task(view()) for _ in range(viewers))]
+    watchers = [] if viewers is None else [scrape(), *(view() for _ in range(viewers))]
+    watching = [asyncio.create_task(watcher) for watcher in watchers]
     await asyncio.sleep(_SETTLE_SECONDS)
     before, began, sent = process.cpu_times(), time.monotonic(), 0
     async with asyncio.TaskGroup() as group:
@@ -131,42 +136,52 @@ async def _scrape_seconds(http: aiohttp.ClientSession, gateway: Gateway) -> list
     return took
 
 
-async def _compare(options: argparse.Namespace, watched_first: bool) -> tuple[float, float]:
-    """Return CPU milliseconds a request of a gateway that is watched and of one that is not, one after the other.
+async def _compare(options: argparse.Namespace, console: Console) -> list[float]:
+    """Return, for each turn, what a request costs a gateway that is watched by what it costs the same one unwatched.
 
-    Both are new: where a process happens to lie in memory makes a tenth of its cost, for as long as it lives.
+    Both sides are one process: where a process happens to lie in memory makes a tenth of its cost for as long as it
+    lives, which is more than what is sought here.
     """
+    ratios: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         async with (
             Fleet(Path(folder)) as fleet,
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=False) as http,
         ):
-            sides: list[tuple[Gateway, int, int]] = []
-            for name, module, viewers in (("watched", "gateway", options.viewers), ("alone", "bench.unobserved", 0)):
-                gateway, pid = await fleet.start_gateway_as(name, module)
-                for number in range(_WORKERS):
-                    await fleet.start_worker(f"{name}-{number}", gateway, "--slots", "32", module=("worker",))
-                await fleet.wait_ready(gateway, _WORKERS)
-                sides.append((gateway, pid, viewers))
-            for gateway, pid, viewers in sides:
-                await _turn(http, gateway, pid, options.rate, _WARM_UP_SECONDS, viewers)
-            cost = {}
-            for gateway, pid, viewers in sides if watched_first else sides[::-1]:
-                cost[pid] = await _turn(http, gateway, pid, options.rate, options.seconds, viewers)
-                await asyncio.sleep(_SETTLE_SECONDS)
-            watched, alone = (cost[pid] for _, pid, _ in sides)
-            return watched, alone
+            gateway, pid = await fleet.start_gateway_as("watched", "bench.unobserved")
+            for number in range(_WORKERS):
+                await fleet.start_worker(f"worker-{number}", gateway, "--slots", "32", module=("worker",))
+            await fleet.wait_ready(gateway, _WORKERS)
+
+            async def heard() -> float:
+                return total(await fleet.metrics(gateway.internal_url), "tts_requests_total")
+
+            await _turn(http, gateway, pid, options.rate, _WARM_UP_SECONDS, options.viewers)
+            is_watched = True
+            for turn in range(1, options.turns + 1):
+                cost = {}
+                for side in (is_watched, not is_watched):  # the second of a turn is the first of the next
+                    if side != is_watched:
+                        os.kill(pid, signal.SIGUSR1)
+                        is_watched = side
+                    before, viewers = await heard(), options.viewers if side else None
+                    cost[side] = await _turn(http, gateway, pid, options.rate, options.seconds, viewers)
+                    if (await heard() > before) != side:
+                        raise SystemExit(f"a gateway that is {'' if side else 'not '}watched counts as if it were not")
+                ratios.append(cost[True] / cost[False])
+                console.print(
+                    f"turn {turn}: {cost[True]:.3f} ms a request watched, {cost[False]:.3f} alone, "
+                    f"ratio {ratios[-1]:.3f}"
+                )
+    return ratios
 
 
 async def _run(options: argparse.Namespace, console: Console) -> None:
-    ratios: list[float] = []
-    for turn in range(options.turns):
-        watched, alone = await _compare(options, watched_first=turn % 2 == 0)
-        ratios.append(watched / alone)
-        console.print(f"turn {turn + 1}: {watched:.3f} ms a request watched, {alone:.3f} alone, ratio {ratios[-1]:.3f}")
+    ratios = [ratio for _ in range(options.gateways) for ratio in await _compare(options, console)]
     console.print(
         f"CPU at {options.rate:g} rps, watched ÷ alone: median {statistics.median(ratios):.3f}, "
-        f"{min(ratios):.3f} to {max(ratios):.3f} over {len(ratios)} turns of {options.seconds:g} s"
+        f"{min(ratios):.3f} to {max(ratios):.3f} over {options.gateways} gateways of {options.turns} turns each, "
+        f"{options.seconds:g} s a side"
     )
     with tempfile.TemporaryDirectory() as folder:
         async with Fleet(Path(folder)) as fleet, aiohttp.ClientSession(trust_env=False) as http:
@@ -181,8 +196,9 @@ async def _run(options: argparse.Namespace, console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.observing", description=__doc__)
     parser.add_argument("--rate", type=float, default=200.0, metavar="RPS", help="requests a second (default: 200)")
-    parser.add_argument("--turns", type=int, default=8, metavar="N", help="of each side (default: 8)")
-    parser.add_argument("--seconds", type=float, default=12.0, metavar="S", help="of a turn (default: 12)")
+    parser.add_argument("--gateways", type=int, default=3, metavar="N", help="one after the other (default: 3)")
+    parser.add_argument("--turns", type=int, default=10, metavar="N", help="of each gateway (default: 10)")
+    parser.add_argument("--seconds", type=float, default=6.0, metavar="S", help="of each side in a turn (default: 6)")
     parser.add_argument("--viewers", type=int, default=10, metavar="N", help="pages open on it (default: 10)")
     asyncio.run(_run(parser.parse_args(arguments), Console(highlight=False)))
     return 0

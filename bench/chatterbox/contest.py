@@ -28,7 +28,8 @@ _BYTES_A_SAMPLE = 2
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """What is compared. `tokens` is the length of an utterance, and bounds the steps that are timed."""
+    """What is compared. `tokens` is the length of an utterance, and bounds the steps that are timed; `rounds` is how
+    many utterances follow one another in each place of a batch, where the whole engine speaks."""
 
     model: str
     device: str
@@ -36,6 +37,7 @@ class Contest:
     batches: tuple[int, ...]
     tokens: int
     turns: int
+    rounds: int
     checked: int
     watermark: bool
     tokens_only: bool
@@ -88,7 +90,7 @@ def measure(contest: Contest, directory: Path, advance: Advance) -> dict[str, An
         sound = SoundModel(steps=family.flow_steps, rows=1 if family.is_turbo else 2)
         report["best_audio_seconds_per_second"] = {}
         for batch, spoken in report["whole"]["ours"].items():
-            audio = sum(one["audio_seconds"] for one in spoken) / len(spoken)
+            audio = sum(one["audio_seconds"] for one in spoken) / len(spoken) / contest.rounds
             lengths = [round(audio * TOKENS_A_SECOND / int(batch))] * int(batch)
             best = best_seconds(shape, sound, prompt_seconds=prompt, positions=positions, lengths=lengths, rates=rates)
             report["best_audio_seconds_per_second"][batch] = audio / best
@@ -196,7 +198,7 @@ def _a_step(count: OperationCount, waits: DriverWaits | None, steps: int) -> dic
 
 
 def _whole(contest: Contest, directory: Path, published: Published, advance: Advance) -> dict[str, Any]:
-    """Speak texts to the end: upstream one by one, ours as many at once as a batch holds."""
+    """Speak texts to the end: upstream one by one, ours as many at once as a batch holds, as under steady load."""
     advance("loading our model")
     options = ChatterboxOptions(
         checkpoint=str(directory),
@@ -221,7 +223,8 @@ def _whole(contest: Contest, directory: Path, published: Published, advance: Adv
             for batch in contest.batches:
                 advance(f"turn {turn + 1}: we speak, {batch} at once")
                 forget_peak(contest.device)
-                together = whole.speak(contest.texts[:batch], seed=1 + turn * len(contest.texts))
+                texts = contest.texts[: batch * contest.rounds]
+                together = whole.speak(texts, 1 + turn * len(contest.texts), at_once=batch)
                 samples = sum(map(len, together.pcm)) // _BYTES_A_SAMPLE
                 ours[str(batch)].append(
                     _spoken(samples, together.seconds, together.stages, max(together.first_audio_seconds))

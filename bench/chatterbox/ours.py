@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from worker.models.chatterbox.sampler import Sampling
 from worker.models.chatterbox.t3 import TokenStage
 from worker.models.chatterbox.text import to_ids
 from worker.models.chatterbox.upstream import Parts, Precision, load_parts
+from worker.models.chatterbox.utterance import Utterance
 
 GREEDY = {"top_p": 0.0}
 _BYTES_A_SAMPLE = 2
@@ -33,7 +35,7 @@ _BYTES_A_SAMPLE = 2
 @dataclass(frozen=True, slots=True)
 class SpokenTogether:
     """Utterances that were spoken at once: PCM s16le of each, and seconds, in all and by stage. `seams` are the samples
-    of each at which two pieces of sound meet."""
+    of each at which two pieces of sound meet; `first_audio_seconds` are counted from its own beginning."""
 
     pcm: list[bytes]
     seams: list[list[int]]
@@ -149,34 +151,40 @@ class Whole:
         """
         self._voice = self._model.prepare_voice(clip)
 
-    def speak(self, texts: Sequence[str], seed: int = 1) -> SpokenTogether:
-        """Speak all texts at once.
+    def speak(self, texts: Sequence[str], seed: int = 1, at_once: int | None = None) -> SpokenTogether:
+        """Speak all texts, so many of them at once (default: all): where one ends the next begins.
 
         Raises:
             TtsError: the model makes nothing of one of them.
         """
         before = dict(self._model.figures().stage_seconds)
         finish(self._device)
-        began = time.perf_counter()
-        requests = [self._request(number, text, seed) for number, text in enumerate(texts)]
-        states = {number: self._model.prefill(request, self._voice) for number, request in enumerate(requests)}
-        reading = time.perf_counter() - began
+        clock = time.perf_counter
+        began, reading = clock(), 0.0
+        coming = deque(enumerate(texts))
+        begun: dict[int, float] = {}
+        states: dict[int, Utterance] = {}
         pcm = [b""] * len(texts)
         seams: list[list[int]] = [[] for _ in texts]
         first: dict[int, float] = {}
-        while states:
+        while coming or states:
+            while coming and len(states) < (at_once or len(texts)):
+                number, text = coming.popleft()
+                begun[number] = clock()
+                states[number] = self._model.prefill(self._request(number, text, seed), self._voice)
+                reading += clock() - begun[number]
             for number, output in zip(list(states), self._model.step(list(states.values())), strict=True):
                 if output.error is not None:
                     raise output.error
                 if output.audio:
-                    first.setdefault(number, time.perf_counter() - began)
+                    first.setdefault(number, clock() - begun[number])
                     if pcm[number]:
                         seams[number].append(len(pcm[number]) // _BYTES_A_SAMPLE)
                     pcm[number] += output.audio
                 if output.finished:
                     del states[number]
         finish(self._device)
-        seconds = time.perf_counter() - began
+        seconds = clock() - began
         after = self._model.figures().stage_seconds
         stages = {"read": reading} | {name: after[name] - before.get(name, 0.0) for name in after}
         return SpokenTogether(pcm, seams, [first[number] for number in sorted(first)], seconds, stages)

@@ -7,6 +7,7 @@ import io
 import math
 import wave
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from worker.models.chatterbox.conditionals import Voice
 from worker.models.chatterbox.family import FAMILIES
 from worker.models.chatterbox.model import ChatterboxModel
 from worker.models.chatterbox.s3gen import SoundRun, next_rendering
+from worker.models.chatterbox.utterance import Utterance
 
 ALL = tuple(FAMILIES)
 # Turbo counts the text in: see `tiny.make`.
@@ -64,13 +66,19 @@ def speak(
 
 
 def speak_with_tokens(
-    model: ChatterboxModel, requests: Sequence[SegmentRequest], voices: Sequence[bytes | None] = ()
+    model: ChatterboxModel, requests: Sequence[SegmentRequest], voices: Sequence[bytes | None] = (), *, apart: int = 0
 ) -> list[tuple[list[int], bytes]]:
-    """As `speak`, with the tokens that each sound was made of."""
-    states = [model.prefill(request, voices[i] if voices else None) for i, request in enumerate(requests)]
-    pcm = [b""] * len(states)
-    running = dict(enumerate(states))
-    while running:
+    """As `speak`, with the tokens that each sound was made of; each begins so many steps after the one before."""
+    states: list[Utterance] = []
+    pcm = [b""] * len(requests)
+    running: dict[int, Utterance] = {}
+    for step in count():
+        while len(states) < len(requests) and step >= apart * len(states):
+            number = len(states)
+            running[number] = model.prefill(requests[number], voices[number] if voices else None)
+            states.append(running[number])
+        if not running and len(states) == len(requests):
+            break
         for number, output in zip(list(running), model.step(list(running.values())), strict=True):
             if output.error is not None:
                 raise output.error
