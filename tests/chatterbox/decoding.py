@@ -20,6 +20,8 @@ from worker.models.chatterbox.upstream import Parts
 
 # Turbo counts the text in, and has an end of its own at 45.
 LONGEST_TEXT = {"chatterbox": 90, "chatterbox-multilingual": 90, "chatterbox-turbo": 40}
+# At shorter ones Multilingual's own watch over the alignment fails once it has seen their end.
+SHORTEST_TEXT = {"chatterbox": 1, "chatterbox-multilingual": 6, "chatterbox-turbo": 1}
 
 
 # Multilingual's watch may hold the end of random speech back for ever.
@@ -49,7 +51,7 @@ class Speakers:
             self.voices.append((prepared, on_device(prepared, self.parts)))
 
     def request(self, chance: random.Random, *, letters: int | None = None, **parameters: float) -> Request:
-        count = letters or chance.randint(1, LONGEST_TEXT[self.family.id])
+        count = letters or chance.randint(SHORTEST_TEXT[self.family.id], LONGEST_TEXT[self.family.id])
         text = "".join(chance.choice(string.ascii_lowercase + " ") for _ in range(count - 1)) + "a"
         prepared, voice = chance.choice(self.voices)
         sampling = Sampling.of(self.family, parameters, chance.randrange(1 << 32))

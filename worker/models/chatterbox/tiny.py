@@ -22,6 +22,7 @@ from worker.models.chatterbox.shapes import DESCRIPTION, hyperparameters, tiny_s
 _TURBO_PROMPT = 375
 _RECORDING = 250  # tokens of a voice's recording: ten seconds, which is what every clone of a longer clip has
 _SHARPNESS = 3.0
+_QUIET = 0.05  # the embeddings' standard normal would drown everything else
 
 
 def make(directory: Path, family: Family, *, size: str = "tiny", end_at: int = 25, seed: int = 0) -> None:
@@ -40,7 +41,7 @@ def make(directory: Path, family: Family, *, size: str = "tiny", end_at: int = 2
         s3gen = S3Gen(meanflow=family.is_turbo).eval()
         voice_encoder = VoiceEncoder().eval()
         if family.is_turbo:
-            _end_turbo(t3, 1 + _TURBO_PROMPT + end_at)
+            _end_turbo(t3, 1 + _TURBO_PROMPT + end_at, mix=1.0 if size == "tiny" else 3.0)
         else:
             _end(t3, end_at, mix=3.0 if size == "tiny" else 1.0)
         _liven(s3gen)
@@ -57,18 +58,20 @@ def make(directory: Path, family: Family, *, size: str = "tiny", end_at: int = 2
 
 
 def _end(t3: Any, end_at: int, *, mix: float) -> None:
-    """Make the speech of the Llama families end after `end_at` tokens."""
+    """Make the speech of the Llama families end after `end_at` tokens.
+
+    By `mix` text and voice move the tokens more than by default, so that a mix-up of two requests shows.
+    """
     for layer in t3.tfmr.layers:
-        # More than by default text and voice move the tokens, so that a mix-up of two requests shows.
         layer.self_attn.v_proj.weight.mul_(mix)
         layer.self_attn.o_proj.weight.mul_(mix)
         layer.self_attn.o_proj.weight[:2].zero_()
         layer.mlp.down_proj.weight[:2].zero_()
-    t3.speech_emb.weight.mul_(0.05)  # a standard normal would drown everything else
+    t3.speech_emb.weight.mul_(_QUIET)
     t3.speech_emb.weight[:, :2] = 0
     positions = t3.speech_pos_emb.emb.weight
     positions[:, :2] = 0
-    step = 1.5 * _loudness(t3)
+    step = 1.5 * _loudness(t3, t3.tfmr.norm)
     index = torch.arange(len(positions), dtype=torch.float32)
     positions[:, 0] = step * ((index - end_at + 0.5) / 0.5).clamp(-1, 1)
     positions[:, 1] = step
@@ -82,28 +85,37 @@ def _end(t3: Any, end_at: int, *, mix: float) -> None:
     head[no_sound, 1] = -30.0
 
 
-def _loudness(t3: Any) -> float:
-    """Return the root mean square of the hidden state in front of the last norm."""
+def _loudness(t3: Any, last_norm: Any) -> float:
+    """Return the root mean square of the hidden state in front of the last norm: more of it in the published size."""
     seen: list[float] = []
-    hook = t3.tfmr.norm.register_forward_pre_hook(lambda _, inputs: seen.append(float(inputs[0].pow(2).mean().sqrt())))
+    hook = last_norm.register_forward_pre_hook(lambda _, inputs: seen.append(float(inputs[0].pow(2).mean().sqrt())))
     ids = torch.arange(64)
     t3.tfmr(inputs_embeds=t3.speech_emb(ids)[None] + t3.text_emb(ids)[None] * 0.5)
     hook.remove()
     return seen[0]
 
 
-def _end_turbo(t3: Any, position: int) -> None:
+def _end_turbo(t3: Any, position: int, *, mix: float) -> None:
     """Make Turbo's speech end where text and speech together reach `position`."""
     for block in t3.tfmr.h:
+        block.attn.c_attn.weight.mul_(mix)
+        block.attn.c_proj.weight.mul_(mix)
         for linear in (block.attn.c_proj, block.mlp.c_proj):  # their weights are (in, out)
             linear.weight[:, :1] = 0
             linear.bias[:1] = 0
-    for embedding in (t3.speech_emb, t3.text_emb):
-        embedding.weight.mul_(0.05)
-        embedding.weight[:, 0] = 0
+    embeddings = t3.speech_emb.weight, t3.text_emb.weight
+    for weight in embeddings:
+        weight.mul_(_QUIET)
+    for weight in (*embeddings, t3.tfmr.wpe.weight):
+        weight[:, 0] = 0
     t3.cond_enc.spkr_enc.weight[0] = 0
+    # A token must be heard beside what the layers add to it, or the next one is always the same.
+    layers = _loudness(t3, t3.tfmr.ln_f)
+    for weight in embeddings:
+        weight.mul_(0.7 * layers / _QUIET)
+    step = 1.5 * _loudness(t3, t3.tfmr.ln_f)
     index = torch.arange(len(t3.tfmr.wpe.weight))
-    t3.tfmr.wpe.weight[:, 0] = torch.where(index >= position, 0.5, -0.5)
+    t3.tfmr.wpe.weight[:, 0] = torch.where(index >= position, step, -step)
     head = t3.speech_head
     head.weight.mul_(_SHARPNESS)
     head.weight[:, 0] = 0
