@@ -43,7 +43,7 @@ def follow(slots: Slots, attention: Tensor, frame: Tensor, on: Tensor) -> Tensor
 
     was_complete = on & slots.is_complete
     ends = (slots.text_begin + slots.text_length)[:, None] + torch.arange(-3, 0, device=seen.device)
-    # A slot that is not `on` may hold a text that reaches beyond what this step looks at; a GPU would be lost over that.
+    # The text of a slot that is not `on` may reach beyond what this step looks at; a GPU would be lost over that.
     tail = seen.gather(1, ends.clamp(0, attention.shape[1] - 1))
     slots.tail.add_(torch.where(was_complete[:, None], tail, 0.0))
     earlier = seen.masked_fill(text >= slots.text_length[:, None] - 5, 0.0).amax(-1)
