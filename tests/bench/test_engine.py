@@ -122,6 +122,7 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
         (["--tokens", "5"], "--tokens"),
         (["--tokens", "900"], "--tokens"),
         (["--turns", "0"], "--turns"),
+        (["--rounds", "0"], "--rounds"),
         (["--check", "3"], "--check"),
         (["--json", "nowhere/a.json"], "--json"),
         (["--plot", "a.txt"], "--plot"),

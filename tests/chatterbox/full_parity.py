@@ -43,7 +43,7 @@ def test_tokens_and_wave_are_upstreams_at_full_size(model_id: str, tmp_path: Pat
         ours = tokens_of(model, text, voice)
         theirs = upstream.greedy_tokens(parts, family, voice, to_ids(text, "en", parts, family))
         assert ours == theirs
-        assert len(set(ours)) > len(ours) / 2, "one and the same token over and over says nothing"
+        assert len(set(ours)) > len(ours) / 4, "one and the same token over and over says nothing"
         sys.stdout.write(f"{model_id}: {len(ours)} tokens of {text!r} as upstream's\n")
     tokens = ours[:10]
     wave = np.concatenate(render(model, on_device(voice, parts), tokens, seed=3))

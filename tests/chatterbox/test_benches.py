@@ -17,11 +17,12 @@ pytestmark = pytest.mark.timeout(1200)
 
 def test_an_engine_contest_tells_every_figure_and_equal_tokens(tmp_path: Path) -> None:
     where = tmp_path / "engine.json"
-    options = ["--batch", "1,3", "--tokens", "24", "--turns", "1", "--precision", "fp32", "--check", "3"]
+    lengths = ["--batch", "1,3", "--tokens", "24", "--turns", "1", "--rounds", "2"]
+    options = [*lengths, "--precision", "fp32", "--check", "3"]
     assert main(["engine", *options, "--json", str(where)]) == 0
     report = json.loads(where.read_text())
     assert report["equal"] == {"texts": 3, "equal": 3, "tokens": 72}
-    assert report["whole"]["ours"]["3"][0]["audio_seconds"] == 3 * 24 / 25
+    assert report["whole"]["ours"]["3"][0]["audio_seconds"] == 2 * 3 * 24 / 25
     assert report["whole"]["upstream"][0]["audio_seconds"] == 24 / 25
     assert report["steps"]["upstream"]["waits"] == 1
     assert report["steps"]["ours"]["3"]["operations"] > 300
