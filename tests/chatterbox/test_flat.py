@@ -59,6 +59,8 @@ def test_nothing_stays_behind(model_id: str, loaded: Models, pytestconfig: pytes
     assert kept(t3) == before
     if is_soak:
         first, last = statistics.median(seconds[100:150]), statistics.median(seconds[-50:])
-        grown = resident[-1] - resident[100]
-        sys.stdout.write(f"{model_id}: step {last / first:.3f} of the first fifty's, memory {grown / 1e6:+.1f} MB\n")
-        assert grown < 20e6
+        # A cache grows when a longer speech is met than any before, and stays so; what leaks grows in each part alike.
+        grown = [(resident[end] - resident[end - 100]) / 1e6 for end in range(199, 600, 100)]
+        told = ", ".join(f"{part:+.1f}" for part in grown)
+        sys.stdout.write(f"{model_id}: step {last / first:.3f} of the first fifty's, MB by hundreds {told}\n")
+        assert sum(grown) < 20

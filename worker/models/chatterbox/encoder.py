@@ -1,7 +1,7 @@
 """Upstream's encoder for several utterances at once: what the flow needs to know of tokens that are there.
 
-Upstream's modules do the arithmetic, in upstream's order. Lengths differ, so that rows are padded on their right and
-masked; and nothing waits for the device, so that all of it can be recorded as one.
+Upstream's modules do the arithmetic, but for the attention itself. Lengths differ, so that rows are padded on their
+right and masked; and nothing waits for the device, so that all of it can be recorded as one.
 """
 
 from __future__ import annotations
