@@ -17,8 +17,9 @@ PER_SECOND = 50
 
 async def test_none_of_a_thousand_requests_fails(cluster: Cluster):
     await cluster.start_gateway()
-    # Each request is some 0.1 s of work, half of it before its first audio.
-    workers = await cluster.start_workers(3, "--tone-realtime-factor", "0.01", "--tone-overhead-seconds", "0.05")
+    # Each request is some 0.13 s of work, most of it before its first audio, so that each worker has two at any time.
+    # At half of that the one that is killed was sometimes idle, and there was nothing to try again.
+    workers = await cluster.start_workers(3, "--tone-realtime-factor", "0.01", "--tone-overhead-seconds", "0.1")
     chance = random.Random(7)
     texts = [f"Request number {n} says {chance.random()}." for n in range(REQUESTS)]
     loop = asyncio.get_running_loop()
