@@ -163,7 +163,7 @@ class Replica:
     def is_asleep(self) -> bool:
         """It has given its model's memory back, and is to be woken when a segment waits for it."""
         return (
-            self.loads_on_demand
+            self.is_willing
             and self.reported is WorkerState.UNLOADED
             and self.health in (Health.SOUND, Health.PROBATION)
         )

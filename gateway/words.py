@@ -46,10 +46,10 @@ _XIDS = {
 
 def state(replica: Replica, now: float) -> str:
     """Return one line about a worker that is linked: what it does and, if it gets nothing, why not."""
-    if replica.health is Health.EJECTED and replica.is_willing:
+    if replica.state == Health.EJECTED:
         fault = _FAULTS.get(replica.ejected_because, replica.ejected_because or "it failed")
         return f"put aside: {fault}; tried again in {max(0.0, replica.ejected_until - now):.0f} s"
-    if replica.health is Health.PROBATION and replica.is_willing:
+    if replica.state == Health.PROBATION:
         return "on probation: one segment at a time until one is spoken"
     if replica.reported is WorkerState.DRAINING:
         left = max(replica.in_flight, replica.reported_in_flight)

@@ -73,7 +73,8 @@ def test_tokens_are_upstreams_whoever_joins_and_leaves(
             assert stage.free == slots
     sys.stdout.write(f"{model_id}: {compared} requests as upstream's, {ended} of them to their end\n")
     # Else the random weights would say the same whatever they are given, and equality would mean nothing.
-    assert len(made) > most / 4
+    # Of 335 short texts the tiny Turbo makes 94 different things.
+    assert len(made) > most / (4 if speaker.family.is_turbo and most > 40 else 2)
     # Multilingual's watch holds the end of most random speech back.
     assert ended > (0 if speaker.family.is_multilingual else most / 2)
 
